@@ -1,0 +1,108 @@
+"""Exercise the core of an installed passband, where nothing but torch and numpy is there.
+
+`.ci/run` runs this from the built wheel with the oldest torch that it supports.
+"""
+
+import sys
+import tempfile
+import warnings
+from importlib.metadata import distributions
+from pathlib import Path
+
+import numpy
+import torch
+
+import passband as pb
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def make_model() -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(4, 16, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 16, 3, stride=2, padding=1, groups=2),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(16, 3),
+    )
+
+
+def check_installation() -> None:
+    """The package is the wheel's, and no extra is installed."""
+    assert "site-packages" in str(Path(pb.__file__)), pb.__file__
+    assert (Path(pb.__file__).parent / "py.typed").exists()
+    installed = {d.metadata["Name"].lower() for d in distributions()}
+    assert not installed & {"typer", "lightning", "torchvision", "matplotlib", "onnx", "pytest"}
+
+
+def check_training() -> None:
+    """Convert, train one step, save and load the weights, revert."""
+    images, labels = torch.randn(5, 4, 19, 17), torch.tensor([0, 1, 2, 0, 1])
+    model = make_model()
+    print(pb.convert(model, pb.BandLimit(compression=0.5), images))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = torch.nn.functional.cross_entropy(model(images), labels)
+    before.backward()
+    optimizer.step()
+    after = torch.nn.functional.cross_entropy(model(images), labels)
+    assert after < before
+
+    # A state_dict fits the plain network and comes back from it.
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(model.state_dict(), Path(folder, "weights.pt"))
+        plain = make_model()
+        plain.load_state_dict(torch.load(Path(folder, "weights.pt"), weights_only=True))
+
+    # At full band both networks are one function; 1e-5 is float32 rounding over two layers.
+    pb.set_compression(model, 0.0)
+    assert relative_error(model(images), plain(images)) < 1e-5
+    pb.revert(model)
+    assert not any(isinstance(m, pb.BandLimitedConv2d) for m in model.modules())
+    assert torch.equal(model(images), plain(images))
+
+
+def check_operation(compiled: bool) -> None:
+    """Output and every gradient at full band equal torch's, eager and compiled."""
+    inputs = {
+        "input": torch.randn(2, 4, 15, 13, dtype=torch.float64),
+        "weight": torch.randn(6, 4, 3, 3, dtype=torch.float64),
+        "bias": torch.randn(6, dtype=torch.float64),
+    }
+
+    def ours(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return pb.band_limited_conv2d(input, weight, bias, padding=1, compression=0.0)
+
+    def theirs(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv2d(input, weight, bias, padding=1)
+
+    results = []
+    for function in (torch.compile(ours, fullgraph=True) if compiled else ours, theirs):
+        leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
+        output = function(**leaves)
+        output.square().sum().backward()
+        results.append({"output": output.detach()} | {n: v.grad for n, v in leaves.items()})
+    for name, found in results[0].items():
+        # 1e-12: float64 rounding over sums of a few thousand terms.
+        assert relative_error(found, results[1][name]) < 1e-12, name
+
+
+def main() -> None:
+    check_installation()
+    check_training()
+    check_operation(compiled=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own, of torch and of what it imports
+        check_operation(compiled=True)
+    python = ".".join(map(str, sys.version_info[:3]))
+    print(
+        f"passband {pb.__version__}: torch {torch.__version__}, numpy {numpy.__version__}, "
+        f"Python {python}: the core works without extras"
+    )
+
+
+if __name__ == "__main__":
+    main()
