@@ -1,0 +1,107 @@
+"""What to do to a model, as data: one frozen dataclass per method.
+
+A config says everything that `passband.convert` needs to know, survives a trip through JSON, and is
+stored with a saved model, so that a file says how it was made.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, TypeVar
+
+from passband.spectrum.band import check_band_arguments
+
+ConfigT = TypeVar("ConfigT", bound="Config")
+
+_METHODS: dict[str, type["Config"]] = {}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Base of the configs: a method's name, a version, and the way to and from JSON."""
+
+    method: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _METHODS[cls.method] = cls
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, with the method's name and the version of its fields."""
+        return {"method": self.method, "version": self.version, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: The method is another one, the version is newer than this package knows, or
+                a field is unknown.
+        """
+        fields = dict(values)
+        method, version = fields.pop("method", None), fields.pop("version", None)
+        if method != cls.method:
+            raise ValueError(f"method is {method!r}, but {cls.__name__} is {cls.method!r}")
+        if not isinstance(version, int) or not 1 <= version <= cls.version:
+            raise ValueError(
+                f"version {version!r} of {cls.__name__} is not known here (1 to {cls.version}); "
+                "upgrade passband"
+            )
+        unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}")
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+
+
+def config_from_dict(values: dict[str, Any]) -> Config:
+    """The config that `Config.to_dict` described, whatever its method.
+
+    Raises:
+        ValueError: The method is unknown, or the fields do not fit it.
+
+    Example:
+        >>> config_from_dict(BandLimit(compression=0.5).to_dict())
+        BandLimit(compression=0.5, energy=None, band=None, fft_size=None, \
+algorithm='auto', energy_mode='coarse')
+    """
+    method = values.get("method")
+    if not isinstance(method, str) or method not in _METHODS:
+        raise ValueError(f"method is {method!r}; known are {', '.join(sorted(_METHODS))}")
+    return _METHODS[method].from_dict(values)
+
+
+@dataclass(frozen=True)
+class BandLimit(Config):
+    """Band-limited convolutions (Dziedzic et al., ICML 2019, section 3).
+
+    At most one of the first three says how much of the spectrum is kept; none of them keeps all.
+
+    Args:
+        compression: Fraction of the half-spectrum's coefficients to discard, 0 <= c < 1.
+        energy: Fraction of the input's spectral energy to keep, 0 < e <= 1; the band then follows
+            from each batch.
+        band: Half-spectrum coefficients kept per axis.
+        fft_size: Transform length per axis; None is the padded map itself.
+        algorithm: "auto", "fft", "lowpass", "matmul" or "triton".
+        energy_mode: "coarse" adds whole shells of frequencies until the energy is reached, "fine"
+            adds the last shell's coefficients one at a time.
+
+    Raises:
+        ValueError: A value is outside its range, or more than one band is given.
+        TypeError: A value is of the wrong type.
+
+    Example:
+        >>> BandLimit(compression=0.5).to_dict()["compression"]
+        0.5
+    """
+
+    method: ClassVar[str] = "band-limited"
+
+    compression: float | None = None
+    energy: float | None = None
+    band: int | tuple[int, ...] | None = None
+    fft_size: int | tuple[int, ...] | None = None
+    algorithm: str = "auto"
+    energy_mode: str = "coarse"
+
+    def __post_init__(self) -> None:
+        check_band_arguments(self.compression, self.energy, self.band, self.energy_mode)

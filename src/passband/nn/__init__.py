@@ -1,0 +1,1 @@
+"""Layers that a user puts in a network."""

@@ -1,0 +1,96 @@
+"""How many multiplications each algorithm takes, and how many the plain convolution."""
+
+import math
+from dataclasses import dataclass
+
+from passband.ops.band_limited_conv.geometry import ConvGeometry
+
+
+@dataclass(frozen=True)
+class Multiplications:
+    """Real multiplications of one forward pass.
+
+    Example:
+        >>> Multiplications(transforms=10, product=90, filters=0).total
+        100
+    """
+
+    transforms: int
+    """Of maps to spectra and back."""
+    product: int
+    """Over pairs of input and output channels."""
+    filters: int
+    """Of filters to spectra; once per batch, and never in evaluation, where they are cached."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.transforms + self.product + self.filters
+
+
+def native_multiplications(
+    geometry: ConvGeometry, batch: int, in_channels: int, out_channels: int
+) -> int:
+    """Multiplications of torch's convolution: B O C/groups times taps times output points.
+
+    Example:
+        >>> from passband.ops.band_limited_conv.geometry import conv_geometry
+        >>> native_multiplications(conv_geometry((32, 32), (3, 3), padding=1), 1, 64, 64)
+        37748736
+    """
+    pairs = out_channels * (in_channels // geometry.groups)
+    return batch * pairs * math.prod(geometry.kernel) * math.prod(geometry.output_size)
+
+
+def multiplications(
+    algorithm: str, geometry: ConvGeometry, batch: int, in_channels: int, out_channels: int
+) -> Multiplications:
+    """Multiplications of one algorithm.
+
+    lowpass: two separable transforms per input channel, then the plain convolution. matmul: one
+    transform per input and one per output channel, then three products per complex bin and pair of
+    channels. fft is counted as four products per coefficient kept, its transforms as
+    5/2 N log2 N per map of N points, the usual count of a real FFT.
+
+    Example:
+        >>> from passband.ops.band_limited_conv.geometry import conv_geometry
+        >>> g = conv_geometry((32, 32), (3, 3), padding=1, compression=0.5)
+        >>> multiplications("matmul", g, 1, 64, 64).product
+        3846144
+    """
+    band, pairs = geometry.band, out_channels * (in_channels // geometry.groups)
+    if algorithm == "fft":
+        points = math.prod(geometry.grid)
+        transform = round(2.5 * points * math.log2(max(points, 2)))
+        return Multiplications(
+            batch * (in_channels + out_channels) * transform,
+            batch * pairs * 4 * band.kept_coefficients,
+            pairs * transform,
+        )
+    if algorithm == "lowpass":
+        axes = [a for a in range(geometry.axes) if not band.is_full_axis(a)]
+        analysis = _separable(geometry.size, band.real_sizes, axes)
+        synthesis = _separable(band.real_sizes, geometry.padded_size, axes)
+        return Multiplications(
+            batch * in_channels * (analysis + synthesis),
+            native_multiplications(geometry, batch, in_channels, out_channels),
+            0,
+        )
+    every = list(range(geometry.axes))
+    analysis = _separable(geometry.size, band.real_sizes, every)
+    synthesis = _separable(band.real_sizes, geometry.output_size, every)
+    bins = band.pair_count
+    return Multiplications(
+        batch * (in_channels * analysis + out_channels * synthesis),
+        batch * pairs * 3 * bins,
+        pairs * 3 * bins * math.prod(geometry.kernel),
+    )
+
+
+def _separable(before: tuple[int, ...], after: tuple[int, ...], axes: list[int]) -> int:
+    """Multiplications of one map's transform, axis after axis, first to last."""
+    shape, count = list(before), 0
+    for axis in axes:
+        count += math.prod(shape) * after[axis]
+        shape[axis] = after[axis]
+    return count

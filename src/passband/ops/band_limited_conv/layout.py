@@ -1,0 +1,25 @@
+"""Memory order and floating types of maps."""
+
+import torch
+from torch import Tensor
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def is_channels_last(maps: Tensor) -> bool:
+    """Whether the channels of (B, C, n1, ..) are innermost in memory, and only then."""
+    return (
+        maps.dim() in _CHANNELS_LAST
+        and not maps.is_contiguous()
+        and maps.is_contiguous(memory_format=_CHANNELS_LAST[maps.dim()])
+    )
+
+
+def memory_format(maps: Tensor) -> torch.memory_format:
+    """The memory order that a result computed from these maps should have."""
+    return _CHANNELS_LAST[maps.dim()] if is_channels_last(maps) else torch.contiguous_format
+
+
+def transform_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Type in which transforms are computed: at least float32."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

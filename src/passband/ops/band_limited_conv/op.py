@@ -1,0 +1,253 @@
+"""Registration of the band-limited convolution with torch.library, and its derivatives.
+
+Two operators, each linear in every one of its tensors, so that all derivatives are the same two:
+
+- `band_limited_conv(input, weight, bias, ...) -> (output, spectrum)`
+- `band_limited_conv_backward(grad, kept, weight, ...) -> (grad_input, grad_weight)`
+
+`kept` is all of the input that the backward pass needs: the truncated spectrum, or the map itself
+where that is no larger (`ConvGeometry.keeps_map`). With `from_spectrum` the input is a spectrum
+already, and the gradient returned is that of the spectrum.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from passband.ops.band_limited_conv import lowpass, matmul
+from passband.ops.band_limited_conv.geometry import ConvGeometry
+from passband.ops.band_limited_conv.layout import memory_format
+
+IMPLEMENTATIONS: dict[str, ModuleType] = {"lowpass": lowpass, "matmul": matmul}
+
+_GEOMETRY = (
+    "SymInt[] size, SymInt[] padding, SymInt[] stride, SymInt[] dilation, SymInt groups, "
+    "SymInt[] grid, SymInt[] kept, str algorithm, ScalarType? dtype, bool from_spectrum"
+)
+_FORWARD_SCHEMA = (
+    f"(Tensor input, Tensor weight, Tensor? bias, {_GEOMETRY}) -> (Tensor output, Tensor spectrum)"
+)
+_BACKWARD_SCHEMA = (
+    f"(Tensor grad, Tensor kept_input, Tensor weight, {_GEOMETRY}, bool needs_input, "
+    "bool needs_weight) -> (Tensor grad_input, Tensor grad_weight)"
+)
+
+
+def _geometry(weight: Tensor, arguments: tuple[Any, ...]) -> ConvGeometry:
+    """The geometry from an operator's plain arguments: size to kept, in the schema's order."""
+    size, padding, stride, dilation, groups, grid, kept = arguments
+    flat = [int(p) for p in padding]
+    return ConvGeometry(
+        size=tuple(int(n) for n in size),
+        padding=tuple(zip(flat[::2], flat[1::2], strict=True)),
+        kernel=tuple(int(n) for n in weight.shape[2:]),
+        stride=tuple(int(n) for n in stride),
+        dilation=tuple(int(n) for n in dilation),
+        groups=int(groups),
+        grid=tuple(int(n) for n in grid),
+        kept=tuple(int(n) for n in kept),
+    )
+
+
+def geometry_arguments(geometry: ConvGeometry) -> tuple[Any, ...]:
+    """A geometry as the operators take it: size, padding, stride, dilation, groups, grid, kept."""
+    return (
+        geometry.size,
+        [p for pair in geometry.padding for p in pair],
+        geometry.stride,
+        geometry.dilation,
+        geometry.groups,
+        geometry.grid,
+        geometry.kept,
+    )
+
+
+def _forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    *shapes, algorithm, dtype, from_spectrum = arguments
+    geometry, implementation = _geometry(weight, tuple(shapes)), IMPLEMENTATIONS[algorithm]
+    dtype = dtype or weight.dtype
+    spectrum = input if from_spectrum else implementation.analyze(input, geometry)
+    output = implementation.forward(spectrum, weight, bias, geometry, dtype)
+    output = output.contiguous(memory_format=_output_format(input, from_spectrum))
+    if from_spectrum or geometry.keeps_map:
+        return output, spectrum.new_empty(0)
+    return output, spectrum.to(dtype).contiguous()
+
+
+def _forward_shapes(
+    input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    *shapes, algorithm, dtype, from_spectrum = arguments
+    geometry, implementation = _geometry(weight, tuple(shapes)), IMPLEMENTATIONS[algorithm]
+    dtype = dtype or weight.dtype
+    batch = _batch(input, algorithm, from_spectrum)
+    output = torch.empty(
+        (batch, weight.shape[0], *geometry.output_size),
+        dtype=dtype,
+        device=input.device,
+        memory_format=_output_format(input, from_spectrum),
+    )
+    kept: tuple[Any, ...] = (0,)
+    if not (from_spectrum or geometry.keeps_map):
+        kept = implementation.spectrum_shape(geometry, batch, input.shape[1])
+        return output, input.new_empty(kept, dtype=dtype)
+    return output, input.new_empty(kept)
+
+
+def _backward(
+    grad: Tensor, kept_input: Tensor, weight: Tensor, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    *shapes, algorithm, dtype, from_spectrum, needs_input, needs_weight = arguments
+    geometry, implementation = _geometry(weight, tuple(shapes)), IMPLEMENTATIONS[algorithm]
+    analyzes = geometry.keeps_map and not from_spectrum
+    spectrum = implementation.analyze(kept_input, geometry) if analyzes else kept_input
+    grad_input, grad_weight = implementation.backward(
+        grad, spectrum, weight, geometry, dtype or weight.dtype, needs_input, needs_weight
+    )
+    if grad_input is None:
+        grad_input = weight.new_empty(0)
+    elif from_spectrum:
+        grad_input = grad_input.to(weight.dtype).contiguous()
+    else:
+        grad_input = implementation.analyze_adjoint(grad_input, geometry).to(weight.dtype)
+        grad_input = grad_input.contiguous(memory_format=memory_format(grad))
+    if grad_weight is None:
+        return grad_input, weight.new_empty(0)
+    return grad_input, torch.empty_like(weight).copy_(grad_weight)
+
+
+def _backward_shapes(
+    grad: Tensor, kept_input: Tensor, weight: Tensor, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    *shapes, _, _, from_spectrum, needs_input, needs_weight = arguments
+    geometry = _geometry(weight, tuple(shapes))
+    empty = weight.new_empty(0)
+    grad_input = empty
+    if needs_input and from_spectrum:
+        grad_input = weight.new_empty(kept_input.shape)
+    elif needs_input:
+        grad_input = torch.empty(
+            (grad.shape[0], weight.shape[1] * geometry.groups, *geometry.size),
+            dtype=weight.dtype,
+            device=weight.device,
+            memory_format=memory_format(grad),
+        )
+    return grad_input, torch.empty_like(weight) if needs_weight else weight.new_empty(0)
+
+
+def _batch(input: Tensor, algorithm: str, from_spectrum: bool) -> int:
+    frequency_major = from_spectrum and algorithm == "matmul"
+    return input.shape[1 if frequency_major else 0]
+
+
+def _output_format(input: Tensor, from_spectrum: bool) -> torch.memory_format:
+    return torch.contiguous_format if from_spectrum else memory_format(input)
+
+
+band_limited_conv = torch.library.custom_op(
+    "passband::band_limited_conv", _forward, mutates_args=(), schema=_FORWARD_SCHEMA
+)
+band_limited_conv.register_fake(_forward_shapes)
+
+band_limited_conv_backward = torch.library.custom_op(
+    "passband::band_limited_conv_backward", _backward, mutates_args=(), schema=_BACKWARD_SCHEMA
+)
+band_limited_conv_backward.register_fake(_backward_shapes)
+
+
+def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    input, weight, bias, *ctx.arguments = inputs
+    *shapes, _, _, from_spectrum = ctx.arguments
+    ctx.input_kept = from_spectrum or _geometry(weight, tuple(shapes)).keeps_map
+    ctx.save_for_backward(input if ctx.input_kept else output[1], weight)
+    ctx.has_bias = bias is not None
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate_forward(
+    ctx: Any, grad: Tensor | None, grad_spectrum: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    kept, weight = ctx.saved_tensors
+    needs_input, needs_weight, needs_bias, *rest = ctx.needs_input_grad
+    grad_input = grad_weight = grad_bias = None
+    if grad is not None and (needs_input or needs_weight):
+        grad_input, grad_weight = band_limited_conv_backward(
+            grad, kept, weight, *ctx.arguments, needs_input, needs_weight
+        )
+        grad_input = grad_input if needs_input else None
+        grad_weight = grad_weight if needs_weight else None
+    if grad is not None and needs_bias:
+        grad_bias = grad.sum((0, *range(2, grad.dim()))).to(weight.dtype)
+    if grad_spectrum is not None and needs_input and not ctx.input_kept:
+        # only a second derivative reaches the spectrum, which is analyze(input)
+        *shapes, algorithm, _, _ = ctx.arguments
+        geometry = _geometry(weight, tuple(shapes))
+        through = IMPLEMENTATIONS[algorithm].analyze_adjoint(grad_spectrum, geometry)
+        grad_input = through if grad_input is None else grad_input + through
+    return grad_input, grad_weight, grad_bias, *(None for _ in rest)
+
+
+def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    grad, kept, weight, *ctx.arguments = inputs
+    ctx.save_for_backward(grad, kept, weight)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate_backward(
+    ctx: Any, grad_input: Tensor | None, grad_weight: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Derivative of (grad, kept, weight) -> (g_input, g_weight), given cotangents of the two.
+
+    With S(x, w) the convolution, <h, g_input> + <v, g_weight> = <S(h, w) + S(x, v), grad>.
+    """
+    grad, kept, weight = ctx.saved_tensors
+    *arguments, needs_input, needs_weight = ctx.arguments
+    *shapes, algorithm, dtype, from_spectrum = arguments
+    kept_is_map = _geometry(weight, tuple(shapes)).keeps_map and not from_spectrum
+    of_kept = (*shapes, algorithm, dtype, not kept_is_map)
+    second_grad = second_kept = second_weight = None
+    if grad_input is not None and needs_input:
+        second_grad, spectrum = band_limited_conv(grad_input, weight, None, *arguments)
+        kept_of_cotangent = grad_input if kept_is_map or from_spectrum else spectrum
+        _, second_weight = band_limited_conv_backward(
+            grad, kept_of_cotangent, weight, *arguments, False, True
+        )
+    if grad_weight is not None and needs_weight:
+        through_weight, _ = band_limited_conv(kept, grad_weight, None, *of_kept)
+        second_grad = through_weight if second_grad is None else second_grad + through_weight
+        second_kept, _ = band_limited_conv_backward(grad, kept, grad_weight, *of_kept, True, False)
+    return second_grad, second_kept, second_weight, *(None for _ in ctx.arguments)
+
+
+band_limited_conv.register_autograd(_differentiate_forward, setup_context=_setup_forward)
+band_limited_conv_backward.register_autograd(_differentiate_backward, setup_context=_setup_backward)
+
+
+def _autocast(device: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The operator under autocast: transforms as they are, the product in the autocast type.
+
+    Inputs keep their types, so that the transforms lose nothing; float64 is left alone, as torch's
+    own convolutions leave it.
+    """
+
+    def call(input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Any:
+        *geometry, dtype, from_spectrum = arguments
+        if dtype is None and weight.dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            return band_limited_conv(input, weight, bias, *geometry, dtype, from_spectrum)
+
+    return call
+
+
+_LIBRARY = torch.library.Library("passband", "FRAGMENT")  # type: ignore[no-untyped-call]
+for _device, _key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
+    _LIBRARY.impl("band_limited_conv", _autocast(_device), _key)  # type: ignore[no-untyped-call]
+
+# torch.export to ONNX takes the operator apart into matrix products and convolutions by this table
+torch._decomp.register_decomposition(torch.ops.passband.band_limited_conv.default)(_forward)

@@ -1,0 +1,1 @@
+"""Mathematics on tensors: bands of frequencies, truncated transforms, energies."""
