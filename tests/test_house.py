@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # From the bottom up. A part imports from its own level and from those before it.
 LEVELS = (
-    ("extras", "spectrum"),
+    ("atomic", "extras", "names", "spectrum"),
     ("config",),
     ("ops",),
     ("functional",),
@@ -26,8 +26,8 @@ LEVELS = (
     ("cli",),
 )
 RANK = {part: rank for rank, level in enumerate(LEVELS) for part in level}
-CORE = ("config", "convert", "export", "extras", "files", "functional", "measure", "nn", "ops")
-CORE += ("spectrum",)
+CORE = ("atomic", "config", "convert", "export", "extras", "files", "functional", "measure", "nn")
+CORE += ("names", "ops", "spectrum")
 
 CONTRACT = {
     *("BandLimitedConv1d", "BandLimitedConv2d", "BandLimitedConv3d"),
