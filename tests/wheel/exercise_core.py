@@ -6,6 +6,7 @@
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -65,38 +66,50 @@ def check_training() -> None:
     assert torch.equal(model(images), plain(images))
 
 
-def check_operation(compiled: bool) -> None:
-    """Output and every gradient at full band equal torch's, eager and compiled."""
+def check_operation(algorithm: str, compiled: bool) -> None:
+    """Output and every gradient: at full band equal to torch's, else to the reference's."""
     inputs = {
         "input": torch.randn(2, 4, 15, 13, dtype=torch.float64),
         "weight": torch.randn(6, 4, 3, 3, dtype=torch.float64),
         "bias": torch.randn(6, dtype=torch.float64),
     }
 
-    def ours(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        return pb.band_limited_conv2d(input, weight, bias, padding=1, compression=0.0)
-
-    def theirs(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.conv2d(input, weight, bias, padding=1)
-
-    results = []
-    for function in (torch.compile(ours, fullgraph=True) if compiled else ours, theirs):
+    def output_and_gradients(function: Callable[..., torch.Tensor]) -> dict[str, torch.Tensor]:
         leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
         output = function(**leaves)
         output.square().sum().backward()
-        results.append({"output": output.detach()} | {n: v.grad for n, v in leaves.items()})
-    for name, found in results[0].items():
-        # 1e-12: float64 rounding over sums of a few thousand terms.
-        assert relative_error(found, results[1][name]) < 1e-12, name
+        return {"output": output.detach()} | {name: leaf.grad for name, leaf in leaves.items()}
+
+    for compression in (None, 0.5):
+
+        def ours(**tensors: torch.Tensor) -> torch.Tensor:
+            return pb.band_limited_conv2d(
+                **tensors, padding=1, compression=compression, algorithm=algorithm
+            )
+
+        def expected(**tensors: torch.Tensor) -> torch.Tensor:
+            if compression is None:
+                return torch.nn.functional.conv2d(**tensors, padding=1)
+            return pb.band_limited_conv2d(
+                **tensors, padding=1, compression=compression, algorithm="fft"
+            )
+
+        torch.compiler.reset()
+        function = torch.compile(ours, fullgraph=True) if compiled else ours
+        values = output_and_gradients(expected)
+        for name, found in output_and_gradients(function).items():
+            # 1e-12: float64 rounding over sums of a few thousand terms.
+            assert relative_error(found, values[name]) < 1e-12, (algorithm, compiled, name)
 
 
 def main() -> None:
     check_installation()
     check_training()
-    check_operation(compiled=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's own, of torch and of what it imports
-        check_operation(compiled=True)
+    for algorithm in ("lowpass", "matmul"):
+        check_operation(algorithm, compiled=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's own, of torch and of what it imports
+            check_operation(algorithm, compiled=True)
     python = ".".join(map(str, sys.version_info[:3]))
     print(
         f"passband {pb.__version__}: torch {torch.__version__}, numpy {numpy.__version__}, "
