@@ -6,8 +6,8 @@
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
 from importlib.metadata import distributions
+from itertools import product
 from pathlib import Path
 
 import numpy
@@ -66,7 +66,7 @@ def check_training() -> None:
     assert torch.equal(model(images), plain(images))
 
 
-def check_operation(algorithm: str, compiled: bool) -> None:
+def check_operation(algorithm: str, compression: float | None, compiled: bool) -> None:
     """Output and every gradient: at full band equal to torch's, else to the reference's."""
     inputs = {
         "input": torch.randn(2, 4, 15, 13, dtype=torch.float64),
@@ -74,42 +74,38 @@ def check_operation(algorithm: str, compiled: bool) -> None:
         "bias": torch.randn(6, dtype=torch.float64),
     }
 
-    def output_and_gradients(function: Callable[..., torch.Tensor]) -> dict[str, torch.Tensor]:
+    def ours(**tensors: torch.Tensor) -> torch.Tensor:
+        return pb.band_limited_conv2d(
+            **tensors, padding=1, compression=compression, algorithm=algorithm
+        )
+
+    def expected(**tensors: torch.Tensor) -> torch.Tensor:
+        if compression is None:
+            return torch.nn.functional.conv2d(**tensors, padding=1)
+        return pb.band_limited_conv2d(
+            **tensors, padding=1, compression=compression, algorithm="fft"
+        )
+
+    results = []
+    for function in (torch.compile(ours, fullgraph=True) if compiled else ours, expected):
         leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
         output = function(**leaves)
         output.square().sum().backward()
-        return {"output": output.detach()} | {name: leaf.grad for name, leaf in leaves.items()}
-
-    for compression in (None, 0.5):
-
-        def ours(**tensors: torch.Tensor) -> torch.Tensor:
-            return pb.band_limited_conv2d(
-                **tensors, padding=1, compression=compression, algorithm=algorithm
-            )
-
-        def expected(**tensors: torch.Tensor) -> torch.Tensor:
-            if compression is None:
-                return torch.nn.functional.conv2d(**tensors, padding=1)
-            return pb.band_limited_conv2d(
-                **tensors, padding=1, compression=compression, algorithm="fft"
-            )
-
-        torch.compiler.reset()
-        function = torch.compile(ours, fullgraph=True) if compiled else ours
-        values = output_and_gradients(expected)
-        for name, found in output_and_gradients(function).items():
-            # 1e-12: float64 rounding over sums of a few thousand terms.
-            assert relative_error(found, values[name]) < 1e-12, (algorithm, compiled, name)
+        results.append({"output": output.detach()} | {n: leaf.grad for n, leaf in leaves.items()})
+    for name, found in results[0].items():
+        # 1e-12: float64 rounding over sums of a few thousand terms.
+        case = (algorithm, compression, compiled, name)
+        assert relative_error(found, results[1][name]) < 1e-12, case
 
 
 def main() -> None:
     check_installation()
     check_training()
-    for algorithm in ("lowpass", "matmul"):
-        check_operation(algorithm, compiled=False)
+    for algorithm, compression in product(("auto", "lowpass", "matmul"), (None, 0.5)):
+        check_operation(algorithm, compression, compiled=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's own, of torch and of what it imports
-            check_operation(algorithm, compiled=True)
+            check_operation(algorithm, compression, compiled=True)
     python = ".".join(map(str, sys.version_info[:3]))
     print(
         f"passband {pb.__version__}: torch {torch.__version__}, numpy {numpy.__version__}, "
