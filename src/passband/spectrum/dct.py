@@ -5,16 +5,16 @@ Its inverse is its transpose, the DCT-III; both keep the energy.
 """
 
 import math
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from passband.spectrum.constants import cached_constant
 from passband.spectrum.dft import transform
 
 
-@lru_cache(maxsize=512)
+@cached_constant
 def dct_matrix(
     size: int, dtype: torch.dtype = torch.float64, device: torch.device | None = None
 ) -> Tensor:

@@ -13,7 +13,6 @@ coefficient per conjugate pair, in which a convolution is a product per frequenc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -22,8 +21,7 @@ import torch
 from torch import Tensor
 
 from passband.spectrum.band import Band, is_self_conjugate
-
-_CACHED_MATRICES = 512
+from passband.spectrum.constants import cached_constant
 
 
 def _angles(
@@ -33,7 +31,6 @@ def _angles(
     return 2 * np.pi / size * (np.outer(positions, frequencies) % size)
 
 
-@lru_cache(maxsize=_CACHED_MATRICES)
 def _fourier_basis_float64(size: int, kept: int) -> npt.NDArray[np.float64]:
     frequencies = np.arange(kept)
     alone = np.array([is_self_conjugate(f, size) for f in range(kept)])
@@ -43,7 +40,7 @@ def _fourier_basis_float64(size: int, kept: int) -> npt.NDArray[np.float64]:
     return np.concatenate([cosines, sines], 1)
 
 
-@lru_cache(maxsize=_CACHED_MATRICES)
+@cached_constant
 def fourier_basis(
     size: int, kept: int, dtype: torch.dtype = torch.float64, device: torch.device | None = None
 ) -> Tensor:
@@ -196,7 +193,7 @@ def _gather(
     )
 
 
-@lru_cache(maxsize=_CACHED_MATRICES)
+@cached_constant
 def hermitian_packing(
     band: Band, dtype: torch.dtype = torch.float64, device: torch.device | None = None
 ) -> HermitianPacking:
@@ -204,7 +201,7 @@ def hermitian_packing(
     return HermitianPacking(band, dtype, device)
 
 
-@lru_cache(maxsize=_CACHED_MATRICES)
+@cached_constant
 def filter_transform(
     band: Band,
     kernel: tuple[int, ...],

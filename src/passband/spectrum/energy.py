@@ -88,8 +88,25 @@ def band_from_energy(
         >>> band_from_energy(x, (16,), 0.9).band.kept
         (3,)
     """
-    sizes = tuple(sizes)
-    energies = coefficient_energies(maps.detach(), sizes).double().flatten()
+    return smallest_band(coefficient_energies(maps.detach(), sizes), sizes, energy, mode)
+
+
+def smallest_band(
+    energies: Tensor, sizes: Sequence[int], energy: float, mode: str = "coarse"
+) -> EnergyBand:
+    """`band_from_energy` from energies that are known already, of many batches for example.
+
+    Args:
+        energies: What `coefficient_energies` gives, (N1, ..., N//2 + 1).
+        sizes: The grid, N per axis.
+        energy: Fraction to keep, 0 < energy <= 1.
+        mode: "coarse" or "fine".
+
+    Example:
+        >>> smallest_band(torch.tensor([4.0, 1.0, 5.0, 0.0]), (6,), 0.5).band.kept
+        (2,)
+    """
+    sizes, energies = tuple(sizes), energies.double().flatten()
     order = coefficient_order(sizes)
     rank = order.rank.to(energies.device)
     ranks = len(order.shell_of_rank)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -108,7 +108,29 @@ def conv_geometry(
         >>> conv_geometry((32, 32), (3, 3), padding=1, compression=0.5).kept
         (13, 13)
     """
-    size, kernel = tuple(int(n) for n in size), tuple(int(n) for n in kernel)
+    geometry: ConvGeometry = _cached_geometry(
+        tuple(int(n) for n in size),
+        tuple(int(n) for n in kernel),
+        *(tuple(v) if isinstance(v, list) else v for v in (stride, padding, dilation)),
+        groups,
+        compression,
+        *(tuple(v) if isinstance(v, list) else v for v in (band, fft_size)),
+    )
+    return geometry
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _conv_geometry(
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: int | tuple[int, ...],
+    padding: int | str | tuple[int, ...],
+    dilation: int | tuple[int, ...],
+    groups: int,
+    compression: float | None,
+    band: int | tuple[int, ...] | None,
+    fft_size: int | tuple[int, ...] | None,
+) -> ConvGeometry:
     axes = len(size)
     strides = per_axis("stride", stride, axes, 1)
     dilations = per_axis("dilation", dilation, axes, 1)
@@ -130,7 +152,15 @@ def conv_geometry(
         kept = band_from_compression(grid, compression).kept
     else:
         kept = full_band(grid).kept
-    return ConvGeometry(size, pads, kernel, strides, dilations, int(groups), grid, kept)
+    return ConvGeometry(size, pads, kernel, strides, dilations, groups, grid, kept)
+
+
+def _run_conv_geometry(*arguments: Any) -> ConvGeometry:
+    return _conv_geometry(*arguments)
+
+
+# torch.compile runs this instead of tracing it, since it cannot trace a cache
+_cached_geometry: Any = torch.compiler.assume_constant_result(_run_conv_geometry)
 
 
 def per_axis(name: str, value: int | Sequence[int], axes: int, least: int) -> tuple[int, ...]:

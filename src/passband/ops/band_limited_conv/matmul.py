@@ -13,7 +13,6 @@ kept for the backward pass is z. Transforms are computed in float32 or float64, 
 """
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from torch import Tensor
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.ops.band_limited_conv.layout import transform_dtype
 from passband.spectrum.band import Band
+from passband.spectrum.constants import cached_constant
 from passband.spectrum.dft import filter_transform, fourier_basis, hermitian_packing, transform
 
 
@@ -64,7 +64,7 @@ def forward_prepared(
     """`forward` with filters that `prepare_filter` has transformed, in whose type it multiplies."""
     groups, dtype = geometry.groups, prepared.dtype
     x = _grouped(_three_parts(spectrum, geometry.band).to(dtype), groups)
-    products = torch.einsum("fbgc,fcgo->fbgo", x, _grouped(prepared, groups)).flatten(-2)
+    products = _ungrouped(torch.matmul(x, _grouped(prepared, groups)))
     p2, p3, p1 = products.to(transform_dtype(dtype)).chunk(3)
     packing = hermitian_packing(geometry.band, p1.dtype, p1.device)
     output = packing.unpack(p1 - p3, p1 + p2)
@@ -92,12 +92,12 @@ def backward(
     grad_spectrum = grad_weight = None
     if needs_spectrum:
         k = _grouped(prepare_filter(weight, geometry, dtype), groups)
-        parts = torch.einsum("fbgo,fcgo->fbgc", grad_products, k).flatten(-2)
+        parts = _ungrouped(torch.matmul(grad_products, k.mT))
         g2, g3, g1 = parts.to(grad_output.dtype).chunk(3)
         grad_spectrum = packing.unpack(g2 + g1, g3 + g1)
     if needs_weight:
         x = _grouped(_three_parts(spectrum, band).to(dtype), groups)
-        grad_k = torch.einsum("fbgc,fbgo->fcgo", x, grad_products).to(grad_output.dtype)
+        grad_k = _ungrouped(torch.matmul(x.mT, grad_products)).to(grad_output.dtype)
         taps = torch.matmul(_filter_matrix(geometry, grad_k).T, grad_k.flatten(1))
         inputs, outputs = weight.shape[1], weight.shape[0]
         grad_weight = taps.view(-1, inputs, outputs).permute(2, 1, 0).reshape(weight.shape)
@@ -105,8 +105,13 @@ def backward(
 
 
 def _grouped(tensor: Tensor, groups: int) -> Tensor:
-    """Split the last axis into (groups, channels per group)."""
-    return tensor.view(*tensor.shape[:-1], groups, tensor.shape[-1] // groups)
+    """(frequencies, n, channels) to (frequencies, groups, n, channels per group)."""
+    return tensor.view(*tensor.shape[:-1], groups, tensor.shape[-1] // groups).transpose(1, 2)
+
+
+def _ungrouped(tensor: Tensor) -> Tensor:
+    """The inverse of `_grouped`."""
+    return tensor.transpose(1, 2).flatten(-2)
 
 
 def _three_parts(spectrum: Tensor, band: Band) -> Tensor:
@@ -126,7 +131,7 @@ def _filter_matrix(geometry: ConvGeometry, like: Tensor) -> Tensor:
     )
 
 
-@lru_cache(maxsize=512)
+@cached_constant
 def _three_filter_parts(
     band: Band,
     kernel: tuple[int, ...],

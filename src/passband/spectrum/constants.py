@@ -1,0 +1,32 @@
+"""Constant tensors that are built once and kept: the matrices of the transforms."""
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar, cast
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def cached_constant(build: Callable[P, R]) -> Callable[P, R]:
+    """Keep what a function of hashable arguments builds, for up to 512 sets of arguments.
+
+    What is built outlives the call, so it is built as an ordinary tensor whatever surrounds the
+    first call: an export that traces with stand-ins for tensors, or inference mode.
+
+    Example:
+        >>> @cached_constant
+        ... def ramp(size: int) -> torch.Tensor:
+        ...     return torch.arange(size)
+        >>> ramp(3) is ramp(3)
+        True
+    """
+
+    def build_plainly(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _disable_current_modes(), torch.inference_mode(False):
+            return build(*args, **kwargs)
+
+    return cast(Callable[P, R], wraps(build)(lru_cache(maxsize=512)(build_plainly)))
