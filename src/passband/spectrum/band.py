@@ -236,10 +236,10 @@ def band_from_compression(sizes: tuple[int, ...], compression: float) -> Band:
         >>> band_from_compression((6, 6), 0.5).realised_compression
         0.375
     """
-    bands = nested_bands(sizes)[::-1]
-    # no min(key=...): torch 2.6 cannot trace it
-    distances = [abs(band.realised_compression - compression) for band in bands]
-    return bands[distances.index(min(distances))]
+    return min(
+        reversed(nested_bands(sizes)),
+        key=lambda band: abs(band.realised_compression - compression),
+    )
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def _run_conv_geometry(*arguments: Any) -> ConvGeometry:
 
 
 # torch.compile runs this instead of tracing it, since it cannot trace a cache
-_cached_geometry: Any = torch.compiler.assume_constant_result(_run_conv_geometry)
+_cached_geometry: Any = torch.compiler.assume_constant_result(_run_conv_geometry)  # type: ignore[no-untyped-call]
 
 
 def per_axis(name: str, value: int | Sequence[int], axes: int, least: int) -> tuple[int, ...]:
