@@ -1,0 +1,1 @@
+"""Multiply-accumulates, memory and time of layers and models, and tables to show them."""

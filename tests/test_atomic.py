@@ -1,0 +1,44 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from passband.atomic import atomic_path, write_atomically
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
+        temporary.write_text("half of the n")
+        _ = 1 / 0
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with atomic_path(path) as temporary:
+        assert temporary.parent == tmp_path  # a move within one file system cannot be seen halfway
+        assert temporary.suffix == ".json"  # for writers that look at it
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+def test_permissions_are_those_of_an_ordinary_file(tmp_path: Path) -> None:
+    ordinary, path = tmp_path / "ordinary", tmp_path / "a"
+    ordinary.write_bytes(b"")
+    write_atomically(path, b"x")
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+    path.chmod(0o640)
+    write_atomically(path, b"y")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "nowhere" / "a", b"x")
