@@ -1,0 +1,101 @@
+"""What a method does to single layers: one handler per config, found by the config's type.
+
+A new method writes its handler and edits nothing here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from torch import nn
+
+from passband.config import Config
+from passband.measure.layers import LayerUse
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a layer is left as it is: a word or two, and the sentence that explains them."""
+
+    short: str
+    explanation: str
+
+
+class Handler(ABC, Generic[ConfigT]):
+    """Converts the layers of a model by one method.
+
+    Layers are changed in place: they stay the same objects, with their parameters, hooks, mode and
+    every reference to them, wherever it is held.
+    """
+
+    layer_types: ClassVar[tuple[type[nn.Module], ...]] = ()
+    """The types of the layers that this method makes."""
+
+    def __init__(self, config: ConfigT) -> None:
+        self.config = config
+
+    @abstractmethod
+    def refusal(self, layer: nn.Module, use: LayerUse | None) -> Reason | None:
+        """Why the layer cannot be converted, or None. `use` is None where it was not observed."""
+
+    @abstractmethod
+    def objection(self, layer: nn.Module, use: LayerUse | None) -> Reason | None:
+        """Why converting the layer would not help, or None: the rule without a `filter_fn`."""
+
+    @abstractmethod
+    def convert(self, layer: nn.Module) -> None:
+        """Convert the layer, or configure it anew if it is converted already."""
+
+    @staticmethod
+    @abstractmethod
+    def revert(layer: nn.Module) -> None:
+        """Make a converted layer the torch layer again that it was."""
+
+    @staticmethod
+    @abstractmethod
+    def config_of(layer: nn.Module) -> Config:
+        """The config that makes a torch layer the converted layer that this one is."""
+
+
+HandlerT = TypeVar("HandlerT", bound=Handler[Any])
+
+_HANDLERS: dict[type[Config], type[Handler[Any]]] = {}
+
+
+def register_handler(config: type[Config]) -> Callable[[type[HandlerT]], type[HandlerT]]:
+    """Decorator of the handler class of a config's type."""
+
+    def register(handler: type[HandlerT]) -> type[HandlerT]:
+        _HANDLERS[config] = handler
+        return handler
+
+    return register
+
+
+def handler_for(config: Config) -> Handler[Any]:
+    """The handler of a config.
+
+    Raises:
+        TypeError: There is none.
+    """
+    if type(config) not in _HANDLERS:
+        known = ", ".join(sorted(kind.__name__ for kind in _HANDLERS))
+        raise TypeError(f"config is {type(config).__name__} ({config!r}), allowed are {known}")
+    return _HANDLERS[type(config)](config)
+
+
+def maker_of(layer: nn.Module) -> type[Handler[Any]] | None:
+    """The handler class that made a layer; None for a layer that is not converted."""
+    made_by = (h for h in _HANDLERS.values() if type(layer) in h.layer_types)
+    return next(made_by, None)
+
+
+def become(layer: nn.Module, other: nn.Module) -> None:
+    """Turn a layer into another one, in place: class and state."""
+    state = dict(other.__dict__)
+    layer.__class__ = type(other)
+    layer.__dict__.clear()
+    layer.__dict__.update(state)
