@@ -1,6 +1,7 @@
 """The static shapes of one band-limited convolution: map, grid, filter, output."""
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -109,8 +110,8 @@ def conv_geometry(
         (13, 13)
     """
     geometry: ConvGeometry = _cached_geometry(
-        tuple(int(n) for n in size),
-        tuple(int(n) for n in kernel),
+        tuple(operator.index(n) for n in size),
+        tuple(operator.index(n) for n in kernel),
         *(tuple(v) if isinstance(v, list) else v for v in (stride, padding, dilation)),
         groups,
         compression,

@@ -172,15 +172,22 @@ def _output_bases(like: Tensor, geometry: ConvGeometry) -> list[Tensor]:
 
 
 def _to_spectrum(maps: Tensor, bases: list[Tensor]) -> Tensor:
-    """Q^T per axis: (B, C, n1, ..) to (frequencies, B, C)."""
-    batch, channels, *_ = maps.shape
-    frequency_major = maps.to(transform_dtype(maps.dtype)).movedim((0, 1), (-2, -1))
-    spectrum = transform(frequency_major, [q.T for q in bases], 0)
+    """Q^T per axis: (B, C, n1, ..) to (frequencies, B, C).
+
+    The last axis comes first: there the product reads contiguous maps as they lie, and moves the
+    batch and the channels to the end on the way.
+    """
+    batch, channels, *size = maps.shape
+    maps = maps.to(transform_dtype(maps.dtype)).reshape(batch * channels, *size).movedim(0, -1)
+    spectrum = transform(maps, [bases[-1].T], len(size) - 1)
+    spectrum = transform(spectrum, [q.T for q in bases[:-1]], 0)
     return spectrum.reshape(math.prod(q.shape[1] for q in bases), batch, channels)
 
 
 def _to_maps(spectrum: Tensor, bases: list[Tensor], band: Band) -> Tensor:
     """Q per axis: (frequencies, B, C) to (B, C, n1, ..)."""
+    _, batch, channels = spectrum.shape
     spectrum = spectrum.to(transform_dtype(spectrum.dtype))
-    maps = transform(spectrum.view(*band.real_sizes, *spectrum.shape[1:]), bases, 0)
-    return maps.movedim((-2, -1), (0, 1))
+    rows = transform(spectrum.view(*band.real_sizes, batch * channels), bases[:-1], 0)
+    maps = torch.matmul(rows.mT, bases[-1].T).movedim(-2, 0)
+    return maps.reshape(batch, channels, *maps.shape[1:])
