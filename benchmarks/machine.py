@@ -38,7 +38,7 @@ def provenance() -> dict[str, str]:
 
 
 def result_file(name: str) -> Path:
-    """benchmarks/results/NAME_MACHINE_TORCH.csv"""
+    """The file benchmarks/results/NAME_MACHINE_TORCH.csv."""
     RESULTS.mkdir(exist_ok=True)
     return RESULTS / f"{name}_{machine_name()}_torch-{torch.__version__.partition('+')[0]}.csv"
 
