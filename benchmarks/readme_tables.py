@@ -1,9 +1,12 @@
 """Write the tables of README.md from the CSV files of benchmarks/results.
 
-A table's place is marked with a pair of comments, which name the file and the columns to show:
+A table's place is marked by a pair of comments, which name the file and the columns to show, with a
+unit and a title where they need one:
 
-    <!-- table: results/NAME.csv | column, column as Title, column as Title -->
+    <!-- table: results/NAME.csv | map, accuracy:% as Accuracy, saved_bytes:MiB as Kept (MiB) -->
     <!-- end of table -->
+
+Under the table stands what the rows say of their machine, and a link to the file.
 
 Usage: python benchmarks/readme_tables.py [--check]
 
@@ -24,42 +27,56 @@ SECTION = re.compile(
     r"(?P<end><!-- end of table -->)",
     re.S,
 )
+COLUMN = re.compile(r"(?P<name>\w+)(:(?P<unit>%|KiB|MiB|k|M))?( as (?P<title>.+))?")
+UNITS = {None: 1.0, "%": 100.0, "KiB": 2.0**-10, "MiB": 2.0**-20, "k": 1e-3, "M": 1e-6}
+PROVENANCE = ("machine", "threads", "torch", "commit")
 
 
-def cell(text: str) -> str:
-    """A CSV value as it is shown: numbers with three significant digits, whole ones in full."""
+def cell(text: str, scale: float) -> str:
+    """A CSV value as it is shown: numbers with three significant digits or one decimal."""
     try:
-        value = float(text)
+        value = float(text) * scale
     except ValueError:
-        return text.replace("|", r"\|")
-    if value.is_integer():
+        return text.replace("|", r"\|") or "-"
+    if scale == 1 and value.is_integer():
         return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
-def markdown_table(file: Path, columns: str) -> str:
-    """The chosen columns of a CSV file as a Markdown table."""
-    names, titles = [], []
-    for column in columns.split(","):
-        name, _, title = column.strip().partition(" as ")
-        names.append(name)
-        titles.append(title or name.replace("_", " "))
-    with file.open(newline="") as stream:
+def caption(rows: list[dict[str, str]], file: str) -> str:
+    """Where the rows come from, as far as all of them agree."""
+    shared = {
+        name: rows[0][name]
+        for name in PROVENANCE
+        if name in rows[0] and len({row[name] for row in rows}) == 1
+    }
+    origin = ", ".join(f"{name} {value}" for name, value in shared.items())
+    return f"\n[{Path(file).name}](benchmarks/{file}){': ' if origin else ''}{origin}.\n"
+
+
+def markdown_table(folder: Path, file: str, columns: str) -> str:
+    """The chosen columns of a CSV file as a Markdown table with its caption."""
+    with (folder / file).open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    if unknown := [name for name in names if name not in rows[0]]:
-        raise SystemExit(f"{file.name} has no column {', '.join(unknown)}: it has {[*rows[0]]}")
-    lines = [titles, ["---"] * len(names), *([cell(row[name]) for name in names] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    chosen = [COLUMN.fullmatch(column.strip()) for column in columns.split(",")]
+    if None in chosen:
+        raise SystemExit(f"{file}: cannot read the columns {columns!r}")
+    if unknown := [c["name"] for c in chosen if c["name"] not in rows[0]]:
+        raise SystemExit(f"{file} has no column {', '.join(unknown)}; it has {', '.join(rows[0])}")
+    titles = [c["title"] or c["name"].replace("_", " ") for c in chosen]
+    body = [[cell(row[c["name"]], UNITS[c["unit"]]) for c in chosen] for row in rows]
+    lines = [titles, ["---"] * len(titles), *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + caption(rows, file)
 
 
-def render(text: str) -> str:
-    """A document with every marked table written anew."""
+def render(text: str, folder: Path = HERE) -> str:
+    """A document with every marked table written anew from the files under a folder."""
 
     def section(match: re.Match[str]) -> str:
-        file = HERE / match["file"]
-        if not file.exists():
+        if not (folder / match["file"]).exists():
             raise SystemExit(f"benchmarks/{match['file']} is not there: write it first")
-        return match["start"] + markdown_table(file, match["columns"]) + match["end"]
+        table = markdown_table(folder, match["file"], match["columns"])
+        return f"{match['start']}{table}{match['end']}"
 
     return SECTION.sub(section, text)
 

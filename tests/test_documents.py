@@ -161,3 +161,23 @@ def test_readme_tables_are_those_of_the_results() -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_marked_table_is_written_from_its_file(tmp_path: Path) -> None:
+    from benchmarks.readme_tables import render
+
+    (tmp_path / "a.csv").write_text(
+        "case,accuracy,bytes,torch\n8x8,0.9754,2097152,2.6\nall|of it,,1,2.6\n"
+    )
+    marked = (
+        "before\n<!-- table: a.csv | case as Case, accuracy:%, bytes:MiB as Kept (MiB) -->\n"
+        "stale\n<!-- end of table -->\nafter\n"
+    )
+    rendered = render(marked, tmp_path)
+    assert rendered == marked.replace(
+        "stale\n",
+        "| Case | accuracy | Kept (MiB) |\n| --- | --- | --- |\n"
+        "| 8x8 | 97.5 | 2 |\n| all\\|of it | - | 9.54e-07 |\n"
+        "\n[a.csv](benchmarks/a.csv): torch 2.6.\n",
+    )
+    assert render(rendered, tmp_path) == rendered
