@@ -1,0 +1,249 @@
+"""What happens around the training loop: checkpoints, metrics, step times, the progress bar."""
+
+import csv
+import io
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from tqdm import tqdm
+
+from passband.atomic import write_atomically
+from passband.extras import require
+from passband.train.classifier import Classifier
+from passband.train.run_folder import RunFolder
+
+WARM_UP_STEPS = 3
+TIMED_STEPS = 100
+
+
+class Recorder(Checkpoint):
+    """Writes checkpoints, metrics.csv and TensorBoard events.
+
+    Lightning calls a `Checkpoint` last, so the epoch is complete when it is written down.
+
+    Args:
+        folder: Where to write.
+        checkpoint_every: Steps between checkpoints within an epoch; None: only at its end.
+        announce: Whether to print a line per epoch.
+    """
+
+    def __init__(
+        self, folder: RunFolder, *, checkpoint_every: int | None = None, announce: bool = False
+    ) -> None:
+        self.folder = folder
+        self.checkpoint_every = checkpoint_every
+        self.announce = announce
+        self._events: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the files to where the checkpoint is; a killed process may have been further."""
+        if trainer.is_global_zero:
+            tensorboard = require("torch.utils.tensorboard", extra="train")
+            epoch = _classifier(pl_module).epoch
+            self._events = tensorboard.SummaryWriter(
+                self.folder.tensorboard, purge_step=epoch if epoch else None
+            )
+            self.write_metrics(_classifier(pl_module))
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Write a checkpoint within an epoch; at its end one follows anyway."""
+        if (
+            self.checkpoint_every is not None
+            and trainer.global_step % self.checkpoint_every == 0
+            and batch_idx + 1 < trainer.num_training_batches
+        ):
+            trainer.save_checkpoint(self.folder.last)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the epoch down.
+
+        The best weights first: should the process die before the last checkpoint is there, the
+        epoch is trained again and they are written again.
+        """
+        history = _classifier(pl_module).history
+        column = f"{chosen_by(history[-1])}_accuracy"
+        if all(row[column] < history[-1][column] for row in history[:-1]):
+            trainer.save_checkpoint(self.folder.best, weights_only=True)
+        trainer.save_checkpoint(self.folder.last)
+        if trainer.is_global_zero:
+            self.write_metrics(_classifier(pl_module))
+            row = dict(history[-1])
+            epoch = int(row.pop("epoch"))
+            for name, value in row.items():
+                self._events.add_scalar(name, value, epoch)
+            self._events.flush()
+            if self.announce:
+                tqdm.write(epoch_line(history[-1], trainer.max_epochs or 0))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close the event file."""
+        if self._events is not None:
+            self._events.close()
+
+    def write_metrics(self, classifier: Classifier) -> None:
+        """Write metrics.csv anew from the history, so that it holds every epoch once."""
+        parts = ("train", *classifier.parts)
+        columns = [f"{part}_{what}" for part in parts for what in ("loss", "accuracy")]
+        text = io.StringIO()
+        writer = csv.DictWriter(
+            text, ["epoch", *columns, "learning_rate", "seconds"], lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(classifier.history)
+        write_atomically(self.folder.metrics, text.getvalue().encode())
+
+
+class StepTimer(Callback):
+    """Times training steps: loss, gradients and update, without loading data.
+
+    The first steps of a process are left out, and so are those after the first hundred timed, so
+    that waiting for the accelerator's clock does not slow the whole training.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._steps = 0
+        self._started = 0.0
+
+    @property
+    def median_milliseconds(self) -> float | None:
+        """Median time per step, or None if no step was timed."""
+        return 1000 * statistics.median(self.seconds) if self.seconds else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The times so far, for the checkpoint."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back the times of earlier processes."""
+        self.seconds = state_dict["seconds"]
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start the clock."""
+        if len(self.seconds) < TIMED_STEPS:
+            self._started = _now(pl_module.device)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Stop the clock."""
+        self._steps += 1
+        if self._steps > WARM_UP_STEPS and len(self.seconds) < TIMED_STEPS:
+            self.seconds.append(_now(pl_module.device) - self._started)
+
+
+class EpochBar(ProgressBar):
+    """One bar for the epoch that is trained, gone when the epoch is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._bar: tqdm[Any] | None = None
+
+    def disable(self) -> None:
+        """Show nothing; Lightning calls this in all processes but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show the bar."""
+        self._enabled = True
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begin a bar with the first batch that this process trains in an epoch."""
+        if self._bar is None and self._enabled:
+            self._bar = tqdm(
+                desc=f"epoch {_classifier(pl_module).epoch + 1}/{trainer.max_epochs}",
+                total=int(self.total_train_batches),
+                initial=batch_idx,
+                leave=False,
+                dynamic_ncols=True,
+                unit="step",
+                file=sys.stderr,
+            )
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Advance the bar."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say that the epoch is being evaluated."""
+        if self._bar is not None:
+            self._bar.set_postfix_str("evaluating")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the bar away."""
+        self._close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Take the bar away, so that a message starts on a line of its own."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def chosen_by(row: dict[str, float]) -> str:
+    """The part whose accuracy chooses the best epoch: "validation" where there is one."""
+    return "validation" if "validation_accuracy" in row else "test"
+
+
+def epoch_line(row: dict[str, float], epochs: int) -> str:
+    """An epoch in one line.
+
+    Example:
+        >>> epoch_line({"epoch": 0, "train_loss": 1.2, "train_accuracy": 0.5, "test_loss": 1.1,
+        ...             "test_accuracy": 0.625, "learning_rate": 0.01, "seconds": 2.5}, 20)
+        'epoch  1/20   train 50.0 % (loss 1.200)   test 62.5 % (loss 1.100)   lr 0.01   2.5 s'
+    """
+    count = str(epochs)
+    parts = [f"epoch {int(row['epoch']) + 1:>{len(count)}}/{count}"]
+    for part in ("train", "validation", "test"):
+        if f"{part}_loss" in row:
+            accuracy = f"{100 * row[f'{part}_accuracy']:.1f} %"
+            parts.append(f"{part} {accuracy} (loss {row[f'{part}_loss']:.3f})")
+    parts += [f"lr {row['learning_rate']:.3g}", f"{row['seconds']:.1f} s"]
+    return "   ".join(parts)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _classifier(pl_module: LightningModule) -> Classifier:
+    assert isinstance(pl_module, Classifier)
+    return pl_module

@@ -1,0 +1,175 @@
+"""What a training run is, as data."""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from passband.config import BandLimit
+
+METHODS = ("native", "band-limited")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULERS = ("none", "cosine", "plateau", "step")
+PRECISIONS = ("32", "64", "16-mixed", "bf16-mixed")
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that determines a training run.
+
+    The defaults are the band-limited paper's recipe where it names one: batches of 32, SGD with
+    momentum 0.9, learning rate 0.01, weight decay 5e-4, divided by 10 when the loss stops falling
+    (Dziedzic et al., ICML 2019, and its code).
+
+    Args:
+        data: Data set, a name `passband.data.load_dataset` knows.
+        model: Network, a name `passband.networks.create_model` knows.
+        method: "native" leaves the network as it is; "band-limited" converts its convolutions.
+        compression: Fraction of the half-spectrum to discard, 0 <= c < 1.
+        energy: Fraction of the spectral energy to keep, 0 < e <= 1.
+        band: Half-spectrum coefficients to keep per axis.
+        algorithm: How a band-limited convolution is computed.
+        epochs: Passes over the training data.
+        batch_size: Examples per step and process.
+        lr: Learning rate at the start.
+        optimizer: "sgd", "adam" or "adamw", as in torch.optim.
+        momentum: Momentum of "sgd".
+        weight_decay: Weight decay of every optimizer.
+        scheduler: "none"; "cosine" falls to zero along half a cosine over the epochs; "step"
+            divides by 10 after half and again after three quarters of the epochs; "plateau"
+            divides by 10 when the loss has not fallen for 10 epochs: the validation loss where
+            there is a validation part, the training loss otherwise.
+        precision: "32", "64", "16-mixed" or "bf16-mixed", as in Lightning.
+        seed: Determines initial weights, order, augmentation, and every other random choice.
+        devices: "auto", a number of devices, or their indices as in "0,1".
+        strategy: How several devices work together, a name Lightning knows: "auto", "ddp", "fsdp".
+        num_workers: Processes that load data; 0 loads in the training process.
+        augment: Augment training images where the data set has an augmentation.
+        image_size: Height and width that images of class folders are brought to, in pixels.
+        validation: Fraction of the training data held out, 0 <= v < 1, to choose the best epoch
+            and to lower the learning rate by.
+        limit_train: Use only so many training examples, chosen at random; None: all.
+        limit_test: Use only so many test examples, chosen at random; None: all.
+
+    Raises:
+        ValueError: A value is outside its range, or does not fit another.
+        TypeError: A value is of the wrong type.
+
+    Example:
+        >>> config = TrainConfig(method="band-limited", compression=0.5, epochs=3)
+        >>> config.band_limit.compression, config.lr
+        (0.5, 0.01)
+        >>> TrainConfig.from_dict(config.to_dict()) == config
+        True
+        >>> TrainConfig(epochs=0)
+        Traceback (most recent call last):
+        ValueError: epochs is 0; it must be at least 1
+    """
+
+    data: str = "digits"
+    model: str = "resnet8"
+    method: str = "native"
+    compression: float | None = None
+    energy: float | None = None
+    band: int | tuple[int, ...] | None = None
+    algorithm: str = "auto"
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float = 0.01
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    scheduler: str = "plateau"
+    precision: str = "32"
+    seed: int = 0
+    devices: str | int = "auto"
+    strategy: str = "auto"
+    num_workers: int = 0
+    augment: bool = True
+    image_size: int = 224
+    validation: float = 0.0
+    limit_train: int | None = None
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("method", METHODS),
+            ("optimizer", OPTIMIZERS),
+            ("scheduler", SCHEDULERS),
+            ("precision", PRECISIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}"
+                )
+        for name in ("epochs", "batch_size", "image_size", "limit_train", "limit_test"):
+            self._check_whole(name, minimum=1)
+        for name in ("seed", "num_workers"):
+            self._check_whole(name, minimum=0)
+        self._check_number("lr", "above 0", lambda value: value > 0)
+        self._check_number("momentum", "0 <= momentum < 1", lambda value: 0 <= value < 1)
+        self._check_number("weight_decay", "0 or more", lambda value: value >= 0)
+        self._check_number("validation", "0 <= validation < 1", lambda value: 0 <= value < 1)
+        if not re.fullmatch(r"auto|[1-9]\d*|\d+(,\d+)+,?|\d+,", str(self.devices)):
+            raise ValueError(
+                f"devices is {self.devices!r}; allowed are 'auto', a number of devices, or their "
+                "indices as in '0,1'"
+            )
+        if isinstance(self.band, list):
+            object.__setattr__(self, "band", tuple(self.band))
+        limit = self.band_limit
+        if self.method == "native" and limit != BandLimit():
+            raise ValueError(
+                "method is 'native', which has no compression, energy, band or algorithm; "
+                "use method 'band-limited'"
+            )
+
+    @property
+    def band_limit(self) -> BandLimit:
+        """What `passband.convert` takes; the full band where nothing is given."""
+        return BandLimit(
+            compression=self.compression,
+            energy=self.energy,
+            band=self.band,
+            algorithm=self.algorithm,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, with the version of the fields."""
+        return {"version": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """The inverse of `to_dict`, also after a trip through JSON.
+
+        Raises:
+            ValueError: The version is not known here, a field is unknown, or a value is not
+                allowed.
+        """
+        given = dict(values)
+        version = given.pop("version", None)
+        if version != VERSION:
+            raise ValueError(f"version of the training config is {version!r}; known is {VERSION}")
+        unknown = sorted(set(given) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"a training config has no field {', '.join(unknown)}")
+        return cls(**given)
+
+    def _check_whole(self, name: str, minimum: int) -> None:
+        value = getattr(self, name)
+        if value is None and name.startswith("limit_"):
+            return
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be a whole number, got {value!r}")
+        if value < minimum:
+            raise ValueError(f"{name} is {value}; it must be at least {minimum}")
+
+    def _check_number(self, name: str, allowed: str, is_allowed: Callable[[float], bool]) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        if not (math.isfinite(value) and is_allowed(value)):
+            raise ValueError(f"{name} is {value}; allowed is {allowed}")

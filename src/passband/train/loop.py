@@ -1,0 +1,132 @@
+"""The training loop: Lightning's, with this package's data, checkpoints and records."""
+
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
+
+from passband.train.callbacks import EpochBar, Recorder, StepTimer
+from passband.train.checkpoint_io import SafeCheckpointIO
+from passband.train.classifier import Classifier
+from passband.train.config import TrainConfig
+from passband.train.loaders import Loaders
+from passband.train.parts import Parts
+from passband.train.run_folder import RunFolder
+
+# Lightning's remarks that say nothing to a user of this package.
+SILENCED = (
+    ".*does not have many workers.*",  # examples in memory need none
+    ".*isinstance.treespec, LeafSpec.*",  # of its own code
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves beside its files.
+
+    Args:
+        history: One row of metrics per epoch.
+        steps: Optimizer steps, those of earlier processes included.
+        step_milliseconds: Median time per step; None if there were too few to time.
+        device: Where it was trained, as torch names it.
+    """
+
+    history: list[dict[str, float]]
+    steps: int
+    step_milliseconds: float | None
+    device: str
+
+
+def fit(
+    config: TrainConfig,
+    folder: RunFolder,
+    parts: Parts,
+    model: nn.Module,
+    checkpoint: Path | None,
+    progress: bool,
+    checkpoint_every: int | None,
+) -> Trained:
+    """Train a model in place, from a checkpoint on if one is given.
+
+    Raises:
+        ValueError: The devices or the strategy do not work here.
+        KeyboardInterrupt: The user interrupted.
+        SystemExit: The process was asked to terminate.
+    """
+    recorder = Recorder(folder, checkpoint_every=checkpoint_every, announce=progress)
+    timer = StepTimer()
+    bars = [EpochBar()] if progress and sys.stderr.isatty() else []
+    classifier = Classifier(model, config, has_validation=parts.validation is not None)
+    with _quiet():
+        try:
+            trainer = Trainer(
+                max_epochs=config.epochs,
+                accelerator="auto",
+                devices=config.devices,
+                strategy=config.strategy,
+                precision=config.precision,  # type: ignore[arg-type]  # a Literal there
+                callbacks=[timer, recorder, *bars],
+                plugins=[SafeCheckpointIO(folder)],
+                default_root_dir=folder.path,
+                logger=False,
+                enable_progress_bar=bool(bars),
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,  # the loaders know their process themselves
+            )
+        except (MisconfigurationException, ValueError) as error:
+            raise ValueError(
+                f"devices {config.devices!r} with strategy {config.strategy!r} do not work here: "
+                f"{' '.join(str(error).split())}"
+            ) from error
+        with _plain_exceptions(trainer):
+            trainer.fit(classifier, datamodule=Loaders(parts, config), ckpt_path=checkpoint)
+    if trainer.is_global_zero:
+        # A process may die between the last checkpoint and these.
+        recorder.write_metrics(classifier)
+    return Trained(
+        history=classifier.history,
+        steps=trainer.global_step,
+        step_milliseconds=timer.median_milliseconds,
+        device=str(trainer.strategy.root_device),
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning from saying what is of no use to a user, and nothing else."""
+    lightning_log = logging.getLogger("lightning.pytorch")
+    level = lightning_log.level
+    lightning_log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in SILENCED:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        lightning_log.setLevel(level)
+
+
+@contextmanager
+def _plain_exceptions(trainer: Trainer) -> Iterator[None]:
+    """Leave by the exceptions that Python has for an interrupt and a termination."""
+    interrupt_handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        # Lightning ignores further interrupts from here on, and would exit with 1.
+        signal.signal(signal.SIGINT, interrupt_handler)
+        raise KeyboardInterrupt from None

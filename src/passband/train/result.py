@@ -1,0 +1,79 @@
+"""What a finished run is worth."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from passband.train.checkpoint_file import DamagedCheckpointError, read_checkpoint
+from passband.train.config import TrainConfig
+from passband.train.evaluation import (
+    best_device,
+    describe_layers,
+    example_batch,
+    make_model,
+    mean_compression,
+    measure_accuracy,
+    network_weights,
+    step_saved_bytes,
+)
+from passband.train.parts import Parts, size
+from passband.train.run_folder import RunFolder, logger
+
+
+def conclude(
+    config: TrainConfig, folder: RunFolder, parts: Parts, history: list[dict[str, float]]
+) -> dict[str, Any]:
+    """Measure the checkpoints and the model of a finished training.
+
+    The checkpoints are read back, so what is measured is what is on disk.
+    """
+    model = make_model(config, parts.bundle)
+    last = _judge(model, folder.last, config, parts)
+    try:
+        best = _judge(model, folder.best, config, parts)
+    except (DamagedCheckpointError, FileNotFoundError) as error:
+        logger.warning("%s; the result has no best epoch", error)
+        best = None
+    chosen_on = "test" if parts.validation is None else "validation"
+    reported = "last" if parts.validation is None or best is None else "best"
+    headline = last if best is None or reported == "last" else best
+    inputs = example_batch(parts.train, config).to(best_device())
+    model.to(best_device())
+    layers = describe_layers(model, inputs)
+    return {
+        "data": config.data,
+        "model": config.model,
+        "method": config.method,
+        "compression": config.compression,
+        "energy": config.energy,
+        "band": config.band,
+        "test_accuracy": headline["test_accuracy"],
+        "test_loss": headline["test_loss"],
+        "checkpoint": reported,
+        "last": last,
+        "best": best,
+        "best_chosen_on": chosen_on,
+        "epochs": config.epochs,
+        "train_samples": size(parts.train),
+        "validation_samples": 0 if parts.validation is None else size(parts.validation),
+        "test_samples": size(parts.test),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "saved_bytes": step_saved_bytes(model, inputs, config),
+        "realised_compression": mean_compression(layers),
+        "layers": layers,
+        "seconds": sum(row["seconds"] for row in history),
+    }
+
+
+def _judge(model: nn.Module, path: Path, config: TrainConfig, parts: Parts) -> dict[str, Any]:
+    """Epoch and metrics of a checkpoint, measured on the test data."""
+    checkpoint = read_checkpoint(path)
+    model.load_state_dict(network_weights(checkpoint))
+    row = checkpoint["passband"]["history"][-1]
+    measured = measure_accuracy(model, parts.test, config)
+    held_out = {name: row[name] for name in row if name.startswith("validation_")}
+    judged = {"epoch": int(row["epoch"]) + 1, **held_out, **measured}
+    # JSON has no number for a loss that is not finite.
+    return {k: v if math.isfinite(v) else None for k, v in judged.items()}
