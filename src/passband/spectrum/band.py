@@ -228,17 +228,23 @@ def nested_bands(sizes: tuple[int, ...]) -> tuple[Band, ...]:
 def band_from_compression(sizes: tuple[int, ...], compression: float) -> Band:
     """The nested band whose realised discarded fraction is nearest to `compression`.
 
-    A tie keeps more. Zero is exactly the full band.
+    A tie keeps more, and what differs by rounding is a tie. Zero is exactly the full band.
 
     Example:
         >>> band_from_compression((34, 34), 0.5).kept
         (13, 13)
         >>> band_from_compression((6, 6), 0.5).realised_compression
         0.375
+        >>> band_from_compression((8,), 0.1).kept  # as near to 0 as to 0.2
+        (5,)
     """
-    return min(
-        reversed(nested_bands(sizes)),
-        key=lambda band: abs(band.realised_compression - compression),
+    largest_first = nested_bands(sizes)[::-1]
+    distances = [abs(band.realised_compression - compression) for band in largest_first]
+    nearest = min(distances)
+    return next(
+        band
+        for band, distance in zip(largest_first, distances, strict=True)
+        if distance <= nearest + 1e-12
     )
 
 
@@ -298,7 +304,15 @@ def check_band_arguments(
             f"{' and '.join(given)} are given; give at most one of compression, energy and band"
         )
     for name, value in given.items():
-        for entry in value if isinstance(value, (tuple, list)) and name == "band" else (value,):
+        if name == "band" and isinstance(value, (tuple, list)):
+            entries: Sequence[object] = value
+            if not entries:
+                raise ValueError(
+                    f"band is {value!r}, allowed is one number per axis or one for all"
+                )
+        else:
+            entries = (value,)
+        for entry in entries:
             kinds = (int,) if name == "band" else (int, float)
             if isinstance(entry, bool) or not isinstance(entry, kinds):
                 kind = "whole numbers" if name == "band" else "a number"
