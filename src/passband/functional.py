@@ -225,9 +225,14 @@ def check_tensors(
     """Check the tensors of a convolution against each other.
 
     Raises:
-        TypeError: They are not real floating tensors of one type.
+        TypeError: They are not real floating tensors of one type; groups is not a whole number.
         ValueError: Their shapes do not fit.
     """
+    for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
+        if not isinstance(tensor, Tensor) and not (name == "bias" and tensor is None):
+            raise TypeError(f"{name} is of type {type(tensor).__name__}, allowed are torch tensors")
+    if isinstance(groups, bool) or not isinstance(groups, (int, torch.SymInt)):
+        raise TypeError(f"groups must be a whole number, got {groups!r}")
     if not input.is_floating_point():
         raise TypeError(f"input is {input.dtype}, allowed are real floating types")
     autocast = torch.is_autocast_enabled(input.device.type)
