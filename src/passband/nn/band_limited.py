@@ -1,5 +1,6 @@
 """Band-limited convolution layers: torch.nn.ConvNd with a band."""
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from passband import functional
 from passband.ops.band_limited_conv import matmul
-from passband.ops.band_limited_conv.geometry import ConvGeometry, conv_geometry
+from passband.ops.band_limited_conv.geometry import ConvGeometry, conv_geometry, per_axis
 from passband.ops.band_limited_conv.layout import memory_format
 from passband.ops.band_limited_conv.select import check_algorithm, select_algorithm
 from passband.spectrum.band import check_band_arguments
@@ -25,6 +26,7 @@ class _CachedFilter:
     """Transformed filters, and what they were made of."""
 
     key: tuple[Any, ...]
+    weight: weakref.ReferenceType[Tensor]
     source: Tensor
     prepared: Tensor
 
@@ -67,6 +69,8 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
         energy_mode: str,
     ) -> None:
         check_algorithm(algorithm)
+        if fft_size is not None:
+            per_axis("fft_size", fft_size, self._axes, 1)
         self.algorithm = algorithm
         self.energy_mode = energy_mode
         self.fft_size = (
@@ -94,6 +98,8 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
             TypeError: A value is not a number.
         """
         check_band_arguments(compression, energy, band, self.energy_mode)
+        if band is not None:
+            per_axis("band", band, self._axes, 1)
         self.compression, self.energy = compression, energy
         self.band = band if band is None or isinstance(band, int) else tuple(band)
 
@@ -219,7 +225,9 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
         """The transformed filters, from the cache if the weights are what they were.
 
         A change through `weight.data` leaves no trace in the version counter, so on a CPU the
-        values themselves are compared; elsewhere that would wait for the device.
+        values themselves are compared. Elsewhere that would wait for the device: there the weight
+        must be the very same object, since a new one, as a parametrization makes in each call, can
+        lie at the same address.
         """
         weight = self.weight
         key = (geometry, dtype, weight.dtype, weight.device, weight.data_ptr(), weight._version)
@@ -227,11 +235,15 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
         if (
             cached is not None
             and cached.key == key
-            and (weight.device.type != "cpu" or torch.equal(cached.source, weight))
+            and (
+                torch.equal(cached.source, weight)
+                if weight.device.type == "cpu"
+                else cached.weight() is weight
+            )
         ):
             return cached.prepared
         prepared = matmul.prepare_filter(weight, geometry, dtype)
-        self._filter = _CachedFilter(key, weight.detach().clone(), prepared)
+        self._filter = _CachedFilter(key, weakref.ref(weight), weight.detach().clone(), prepared)
         return prepared
 
 
