@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from passband.ops.band_limited_conv import lowpass, matmul
 from passband.ops.band_limited_conv.geometry import ConvGeometry
@@ -249,5 +250,14 @@ _LIBRARY = torch.library.Library("passband", "FRAGMENT")  # type: ignore[no-unty
 for _device, _key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
     _LIBRARY.impl("band_limited_conv", _autocast(_device), _key)  # type: ignore[no-untyped-call]
 
-# torch.export to ONNX takes the operator apart into matrix products and convolutions by this table
-torch._decomp.register_decomposition(torch.ops.passband.band_limited_conv.default)(_forward)
+
+def _decompose(input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Any:
+    """The operator as matrix products and convolutions, for whoever records them: ONNX export.
+
+    Where shapes are symbolic torch asks the same table for shapes alone; nothing is recorded then.
+    """
+    decomposed = _forward if get_proxy_mode() is not None else _forward_shapes
+    return decomposed(input, weight, bias, *arguments)
+
+
+torch._decomp.register_decomposition(torch.ops.passband.band_limited_conv.default)(_decompose)

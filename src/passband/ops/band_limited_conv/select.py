@@ -1,5 +1,11 @@
 """Which algorithm runs: the one that was asked for, or for "auto" the cheapest by count."""
 
+import operator
+from functools import lru_cache
+from typing import Any
+
+import torch
+
 from passband.ops.band_limited_conv.cost import multiplications
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 
@@ -8,6 +14,8 @@ ALGORITHMS = ("auto", "fft", "lowpass", "matmul", "triton")
 # A multiplication in our transforms and batched products costs this many of the vendor's
 # convolution, which keeps its operands in registers and caches (two AVX-512 cores, float32).
 _MATMUL_COST = 3.0
+
+_TRACED_BATCH = 32
 
 
 def check_algorithm(algorithm: str) -> None:
@@ -30,7 +38,7 @@ def check_algorithm(algorithm: str) -> None:
 def select_algorithm(
     algorithm: str, geometry: ConvGeometry, batch: int, in_channels: int, out_channels: int
 ) -> str:
-    """The algorithm that runs: from shapes alone, so the same when traced, compiled or exported.
+    """The algorithm that runs, from shapes alone; compiled or exported, from those but the batch.
 
     Example:
         >>> from passband.ops.band_limited_conv.geometry import conv_geometry
@@ -42,6 +50,20 @@ def select_algorithm(
     """
     if algorithm != "auto":
         return algorithm
+    fields = (
+        geometry.size, geometry.padding, geometry.kernel, geometry.stride, geometry.dilation,
+        geometry.groups, geometry.grid, geometry.kept,
+    )  # fmt: skip
+    # traced once and run at any batch, so it must not depend on it then
+    batch = _TRACED_BATCH if torch.compiler.is_compiling() else batch
+    channels = (operator.index(in_channels), operator.index(out_channels))
+    chosen: str = _cached_choice(fields, batch, *channels)
+    return chosen
+
+
+@lru_cache(maxsize=4096)
+def _choose(fields: tuple[Any, ...], batch: int, in_channels: int, out_channels: int) -> str:
+    geometry = ConvGeometry(*fields)
     if geometry.band.is_full:
         return "lowpass"  # which is then torch's convolution itself
     shape = (geometry, batch, in_channels, out_channels)
@@ -49,3 +71,11 @@ def select_algorithm(
     own = multiplications("matmul", *shape)
     lowpass_cost = vendor.product + _MATMUL_COST * vendor.transforms
     return "matmul" if _MATMUL_COST * own.total < lowpass_cost else "lowpass"
+
+
+def _run_choose(*arguments: Any) -> str:
+    return _choose(*arguments)
+
+
+# torch.compile runs this instead of tracing it, since it cannot trace a cache
+_cached_choice: Any = torch.compiler.assume_constant_result(_run_choose)  # type: ignore[no-untyped-call]
