@@ -307,9 +307,7 @@ def check_band_arguments(
         if name == "band" and isinstance(value, (tuple, list)):
             entries: Sequence[object] = value
             if not entries:
-                raise ValueError(
-                    f"band is {value!r}, allowed is one number per axis or one for all"
-                )
+                raise ValueError(f"band is {value!r}, allowed is one number, or one per axis")
         else:
             entries = (value,)
         for entry in entries:
