@@ -30,6 +30,9 @@ _BAND_LIMITED: dict[type[nn.Module], type[Any]] = {
     nn.Conv3d: BandLimitedConv3d,
 }
 
+_SUBCLASS_KEY = "_subclass_before_conversion"
+_CALLED = {"__call__", "__getattr__", "__setattr__", "__setstate__"}
+
 LEAST_GAIN = 128
 """Without shapes, a layer is converted from here on: C/groups * (taps / stride points - 1).
 
@@ -40,7 +43,7 @@ transforms, about 120 multiplications per channel and point at compression 0.5 o
 """
 
 TRANSPOSED_REASON = Reason("transposed", "transposed convolutions are not supported")
-SUBCLASS = Reason("subclass", "a subclass of torch's layer, which may compute something else")
+SUBCLASS = Reason("subclass", "a subclass of torch's layer that changes some of it")
 LAZY = Reason("lazy", "a lazy layer without weights yet: run the model once, then convert")
 OWN_FORWARD = Reason("own forward", "its forward method has been replaced")
 PARAMETRIZED = Reason(
@@ -77,7 +80,7 @@ class BandLimitHandler(Handler[BandLimit]):
             return PARAMETRIZED
         if isinstance(layer, TRANSPOSED):
             return TRANSPOSED_REASON
-        if type(layer) not in _BAND_LIMITED and type(layer) not in self.layer_types:
+        if type(layer) not in self.layer_types and _torch_type(type(layer)) is None:
             return SUBCLASS
         if "forward" in layer.__dict__:
             return OWN_FORWARD
@@ -117,8 +120,7 @@ class BandLimitHandler(Handler[BandLimit]):
     @staticmethod
     def revert(layer: nn.Module) -> None:
         """Change the layer's class back."""
-        assert isinstance(layer, BandLimitedConv)
-        become(layer, layer.to_conv())
+        become(layer, _original(layer))
 
     @staticmethod
     def config_of(layer: nn.Module) -> BandLimit:
@@ -127,10 +129,38 @@ class BandLimitHandler(Handler[BandLimit]):
 
     def _candidate(self, layer: nn.Module) -> BandLimitedConv:
         """The band-limited layer that shares everything with this one."""
-        conv = layer.to_conv() if isinstance(layer, BandLimitedConv) else layer
+        conv = _original(layer) if type(layer) in self.layer_types else layer
+        torch_type = _torch_type(type(conv))
+        assert torch_type is not None
+        plain = torch_type.__new__(torch_type)
+        plain.__dict__.update(conv.__dict__)
         arguments = {field.name: getattr(self.config, field.name) for field in fields(BandLimit)}
-        candidate: BandLimitedConv = _BAND_LIMITED[type(conv)].from_conv(conv, **arguments)
+        candidate: BandLimitedConv = _BAND_LIMITED[torch_type].from_conv(plain, **arguments)
+        if type(conv) is not torch_type:
+            candidate.__dict__[_SUBCLASS_KEY] = type(conv)
         return candidate
+
+
+def _original(layer: nn.Module) -> nn.Module:
+    """The layer that a band-limited one was made from, of the class it had."""
+    assert isinstance(layer, BandLimitedConv)
+    conv = layer.to_conv()
+    conv.__class__ = conv.__dict__.pop(_SUBCLASS_KEY, type(conv))
+    return conv
+
+
+def _torch_type(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """The torch convolution that a class is, or is a subclass of that changes nothing of it.
+
+    Such a subclass has a constructor of its own, and methods that torch's layer does not have.
+    """
+    for position, base in enumerate(kind.__mro__):
+        if base in _BAND_LIMITED:
+            added = kind.__mro__[:position]
+            changed = {n for c in added for n in vars(c) if n in _CALLED or not n.startswith("__")}
+            same = all(issubclass(c, base) for c in added) and not changed & set(dir(base))
+            return base if same else None
+    return None
 
 
 def set_compression(model: nn.Module, compression: float) -> None:
@@ -218,14 +248,14 @@ def calibrate(
     for name, (grid, energies) in sums.items():
         found = smallest_band(energies, grid, energy).band
         layers[name].set_band(band=found.kept)
-        kept = energies[found.mask(energies.device)].sum() / energies.sum()
+        kept, total = float(energies[found.mask(energies.device)].sum()), float(energies.sum())
         rows.append(
             {
                 "layer": name or "(model)",
                 "grid": "x".join(map(str, grid)),
                 "band": "x".join(map(str, found.kept)),
                 "realised_compression": found.realised_compression,
-                "energy": float(kept),
+                "energy": 1.0 if total == 0 else kept / total,
             }
         )
     columns = (
