@@ -25,6 +25,7 @@ from passband.train.run_folder import RunFolder
 # Lightning's remarks that say nothing to a user of this package.
 SILENCED = (
     ".*does not have many workers.*",  # examples in memory need none
+    ".*your dataloader is not resumable.*",  # ours begins where the classifier stopped
     ".*isinstance.treespec, LeafSpec.*",  # of its own code
 )
 

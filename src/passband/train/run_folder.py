@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import passband
+from passband import __version__
 from passband.atomic import write_atomically
 from passband.train.checkpoint_file import DamagedCheckpointError, read_checkpoint
 from passband.train.config import TrainConfig
@@ -87,7 +87,7 @@ class RunFolder:
         """Record what is run, with what."""
         record = {
             "config": config.to_dict(),
-            "passband": passband.__version__,
+            "passband": __version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
