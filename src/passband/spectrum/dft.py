@@ -13,6 +13,7 @@ coefficient per conjugate pair, in which a convolution is a product per frequenc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 
 import numpy as np
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from passband.spectrum.band import Band, is_self_conjugate
 from passband.spectrum.constants import cached_constant
+
+_SMALL = 5000  # entries of a Kronecker matrix up to which it is faster than axis after axis
 
 
 def _angles(
@@ -73,16 +76,59 @@ def transform(tensor: Tensor, matrices: Sequence[Tensor | None], first_axis: int
         >>> transform(torch.ones(2, 6, 6), [q.T, q.T], 1).shape
         torch.Size([2, 3, 3])
     """
+    given = [matrix for matrix in matrices if matrix is not None]
+    if len(given) == len(matrices) and _as_one(
+        [m.shape[1] for m in given], [len(m) for m in given]
+    ):
+        axes_after = first_axis + len(matrices)
+        before, after = tensor.shape[:first_axis], tensor.shape[axes_after:]
+        together = reduce(torch.kron, (matrix.contiguous() for matrix in given))
+        flat = tensor.reshape(*before, together.shape[1], *after)
+        new_sizes = (len(matrix) for matrix in given)
+        return _along(flat, together, first_axis).reshape(*before, *new_sizes, *after)
     for axis, matrix in enumerate(matrices, first_axis):
-        if matrix is None:
-            continue
-        before, after = tensor.shape[:axis], tensor.shape[axis + 1 :]
-        if after:
-            flat = tensor.reshape(math.prod(before), tensor.shape[axis], math.prod(after))
-            tensor = torch.matmul(matrix, flat).reshape(*before, matrix.shape[0], *after)
-        else:
-            tensor = torch.matmul(tensor, matrix.T)
+        if matrix is not None:
+            tensor = _along(tensor, matrix, axis)
     return tensor
+
+
+def transform_multiplications(
+    old_sizes: Sequence[int], new_sizes: Sequence[int], axes: Sequence[int]
+) -> int:
+    """Multiplications of `transform` for one map.
+
+    Args:
+        old_sizes: Points of all spatial axes before.
+        new_sizes: And after.
+        axes: The axes that have a matrix.
+
+    Example:
+        >>> transform_multiplications((32, 32), (25, 25), (0, 1))
+        45600
+    """
+    if len(axes) == len(old_sizes) and _as_one(old_sizes, new_sizes):
+        return math.prod(old_sizes) * math.prod(new_sizes)
+    shape, count = list(old_sizes), 0
+    for axis in axes:
+        count += math.prod(shape) * new_sizes[axis]
+        shape[axis] = new_sizes[axis]
+    return count
+
+
+def _as_one(old_sizes: Sequence[int], new_sizes: Sequence[int]) -> bool:
+    """Whether axes are transformed together, by the Kronecker product of their matrices.
+
+    That multiplies more, in far fewer and larger steps, and wins on tiny maps.
+    """
+    return len(old_sizes) > 1 and math.prod(old_sizes) * math.prod(new_sizes) <= _SMALL
+
+
+def _along(tensor: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    before, after = tensor.shape[:axis], tensor.shape[axis + 1 :]
+    if not after:
+        return torch.matmul(tensor, matrix.T)
+    flat = tensor.reshape(math.prod(before), tensor.shape[axis], math.prod(after))
+    return torch.matmul(matrix, flat).reshape(*before, matrix.shape[0], *after)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from passband.ops.band_limited_conv.geometry import ConvGeometry
+from passband.spectrum.dft import transform_multiplications
 
 
 @dataclass(frozen=True)
@@ -69,28 +70,21 @@ def multiplications(
         )
     if algorithm == "lowpass":
         axes = [a for a in range(geometry.axes) if not band.is_full_axis(a)]
-        analysis = _separable(geometry.size, band.real_sizes, axes)
-        synthesis = _separable(band.real_sizes, geometry.padded_size, axes)
+        analysis = transform_multiplications(geometry.size, band.real_sizes, axes)
+        synthesis = transform_multiplications(band.real_sizes, geometry.padded_size, axes)
         return Multiplications(
             batch * in_channels * (analysis + synthesis),
             native_multiplications(geometry, batch, in_channels, out_channels),
             0,
         )
-    every = list(range(geometry.axes))
-    analysis = _separable(geometry.size, band.real_sizes, every)
-    synthesis = _separable(band.real_sizes, geometry.output_size, every)
+    # the last axis by itself: first on the way into the spectrum, last on the way out
+    (*old, n), (*kept, m), (*new, n_out) = geometry.size, band.real_sizes, geometry.output_size
+    others = range(len(old))
+    analysis = math.prod(old) * n * m + m * transform_multiplications(old, kept, others)
+    synthesis = m * transform_multiplications(kept, new, others) + math.prod(new) * m * n_out
     bins = band.pair_count
     return Multiplications(
         batch * (in_channels * analysis + out_channels * synthesis),
         batch * pairs * 3 * bins,
         pairs * 3 * bins * math.prod(geometry.kernel),
     )
-
-
-def _separable(before: tuple[int, ...], after: tuple[int, ...], axes: list[int]) -> int:
-    """Multiplications of one map's transform, axis after axis, first to last."""
-    shape, count = list(before), 0
-    for axis in axes:
-        count += math.prod(shape) * after[axis]
-        shape[axis] = after[axis]
-    return count

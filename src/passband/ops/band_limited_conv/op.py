@@ -11,6 +11,7 @@ already, and the gradient returned is that of the spectrum.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -187,10 +188,32 @@ def _differentiate_forward(
     if grad_spectrum is not None and needs_input and not ctx.input_kept:
         # only a second derivative reaches the spectrum, which is analyze(input)
         *shapes, algorithm, _, _ = ctx.arguments
-        geometry = _geometry(weight, tuple(shapes))
-        through = IMPLEMENTATIONS[algorithm].analyze_adjoint(grad_spectrum, geometry)
+        through = _analyze_adjoint(
+            grad_spectrum, weight, _geometry(weight, tuple(shapes)), algorithm
+        )
         grad_input = through if grad_input is None else grad_input + through
     return grad_input, grad_weight, grad_bias, *(None for _ in rest)
+
+
+def _analyze_adjoint(
+    spectrum: Tensor, weight: Tensor, geometry: ConvGeometry, algorithm: str
+) -> Tensor:
+    """The adjoint of `analyze` by the operator itself, so that it can be traced and differentiated.
+
+    A filter of one tap, one for each channel, gives the padded low-passed map.
+    """
+    channels, ones = weight.shape[1] * geometry.groups, (1,) * geometry.axes
+    taps = weight.new_ones(channels, 1, *ones)
+    single = replace(geometry, kernel=ones, stride=ones, dilation=ones, groups=channels)
+    maps: Tensor
+    maps, _ = band_limited_conv(
+        spectrum.to(weight.dtype), taps, None, *geometry_arguments(single), algorithm, None, True
+    )
+    for axis, ((before, _), size) in enumerate(
+        zip(geometry.padding, geometry.size, strict=True), 2
+    ):
+        maps = maps.narrow(axis, before, size)
+    return maps
 
 
 def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
