@@ -235,13 +235,14 @@ def check_tensors(
         raise TypeError(f"groups must be a whole number, got {groups!r}")
     if not input.is_floating_point():
         raise TypeError(f"input is {input.dtype}, allowed are real floating types")
-    autocast = torch.is_autocast_enabled(input.device.type)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is None:
             continue
         if tensor.device != input.device:
             raise ValueError(f"{name} is on {tensor.device}, but input is on {input.device}")
-        if tensor.dtype != input.dtype and not (autocast and tensor.is_floating_point()):
+        if tensor.dtype != input.dtype and not (
+            tensor.is_floating_point() and torch.is_autocast_enabled(input.device.type)
+        ):
             raise TypeError(f"{name} is {tensor.dtype}, but input is {input.dtype}")
     if input.dim() not in (axes + 1, axes + 2):
         raise ValueError(

@@ -199,6 +199,7 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
             or self.energy is not None
             or torch.compiler.is_compiling()
             or type(input) is not Tensor
+            or input.is_meta
             or type(self.weight) not in (Tensor, nn.Parameter)
             or self.weight.is_inference()
             or input.dim() != self._axes + 2
