@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # From the bottom up. A part imports from its own level and from those before it.
 LEVELS = (
-    ("atomic", "extras", "names", "spectrum"),
+    ("atomic", "extras", "names", "spectrum", "tensor_file"),
     ("config",),
     ("ops",),
     ("functional",),
@@ -27,7 +27,7 @@ LEVELS = (
 )
 RANK = {part: rank for rank, level in enumerate(LEVELS) for part in level}
 CORE = ("atomic", "config", "convert", "export", "extras", "files", "functional", "measure", "nn")
-CORE += ("names", "ops", "spectrum")
+CORE += ("names", "ops", "spectrum", "tensor_file")
 
 CONTRACT = {
     *("BandLimitedConv1d", "BandLimitedConv2d", "BandLimitedConv3d"),

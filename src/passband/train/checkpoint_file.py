@@ -3,12 +3,9 @@
 The tensors are stored under readable names, so any reader of safetensors can look at them. The JSON
 in the file's metadata says how they hang together. Every object in it is a tag:
 ``{"tensor": name}``, ``{"tuple": [...]}``, ``{"dict": {...}}``, ``{"items": [[key, value], ...]}``
-for a dict with keys other than strings, or ``{"float": "inf"}`` for what JSON has no number for. A
-digest over all of it tells a damaged file.
+for a dict with keys other than strings, or ``{"float": "inf"}`` for what JSON has no number for.
 """
 
-import hashlib
-import json
 import math
 import os
 from collections import OrderedDict
@@ -19,7 +16,7 @@ import torch
 from torch import Tensor
 
 from passband.atomic import atomic_path
-from passband.extras import require
+from passband.tensor_file import DamagedFileError, read_tensors, write_tensors
 
 FORMAT = "passband-checkpoint-1"
 
@@ -52,13 +49,13 @@ def write_checkpoint(
         ...     read_checkpoint(Path(folder) / "a.safetensors")
         {'step': 3, 'momentum': {0: tensor([1., 1.])}, 'betas': (0.9, inf)}
     """
-    safetensors = require("safetensors.torch", extra="train")
     tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_encode(content, "", tensors), allow_nan=False)
-    metadata = {"format": FORMAT, "tree": tree, "digest": _digest(tree, tensors)}
+    tree = _encode(content, "", tensors)
     with atomic_path(path) as temporary:
-        safetensors.save_file(tensors, temporary, metadata=metadata)
-        _load(temporary)
+        try:
+            write_tensors(temporary, tensors, tree, format=FORMAT, extra="train")
+        except DamagedFileError as error:
+            raise DamagedCheckpointError(f"checkpoint {error}") from error
         if previous is not None and Path(path).exists():
             os.replace(path, previous)
 
@@ -70,40 +67,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         DamagedCheckpointError: The file is truncated, altered, or of another kind.
     """
-    tree, tensors = _load(Path(path))
-    content: dict[str, Any] = _decode(json.loads(tree), tensors)
-    return content
-
-
-def _load(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Tree and tensors of a file whose digest is right."""
-    safetensors = require("safetensors", extra="train")
-    if not path.is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"no such checkpoint: {path}")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            # Copies: what safe_open gives is a view of the file, which may be replaced later.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, UnicodeError) as error:
-        raise DamagedCheckpointError(f"checkpoint {path} is damaged: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise DamagedCheckpointError(
-            f"checkpoint {path} is damaged or not one of passband's: its format is "
-            f"{metadata.get('format')!r}, not {FORMAT!r}"
-        )
-    tree = metadata.get("tree", "")
-    if _digest(tree, tensors) != metadata.get("digest"):
-        raise DamagedCheckpointError(f"checkpoint {path} is damaged: its digest does not match")
-    return tree, tensors
-
-
-def _digest(tree: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(tree.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        tensors, tree = read_tensors(Path(path), format=FORMAT, extra="train")
+    except DamagedFileError as error:
+        raise DamagedCheckpointError(f"checkpoint {error}") from error
+    content: dict[str, Any] = _decode(tree, tensors)
+    return content
 
 
 def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
