@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from passband.ops.tracing import run_as_constant
 from passband.spectrum.band import Band, band_from_compression, full_band
 
 
@@ -167,12 +168,9 @@ def _conv_geometry(
     return ConvGeometry(size, pads, kernel, strides, dilations, groups, grid, kept)
 
 
-def _run_conv_geometry(*arguments: Any) -> ConvGeometry:
+@run_as_constant
+def _cached_geometry(*arguments: Any) -> ConvGeometry:
     return _conv_geometry(*arguments)
-
-
-# torch.compile runs this instead of tracing it, since it cannot trace a cache
-_cached_geometry: Any = torch.compiler.assume_constant_result(_run_conv_geometry)  # type: ignore[no-untyped-call]
 
 
 def per_axis(name: str, value: int | Sequence[int], axes: int, least: int) -> tuple[int, ...]:

@@ -8,12 +8,13 @@ import torch
 
 from passband.ops.band_limited_conv.cost import multiplications
 from passband.ops.band_limited_conv.geometry import ConvGeometry
+from passband.ops.tracing import run_as_constant
 
 ALGORITHMS = ("auto", "fft", "lowpass", "matmul", "triton")
 
-# A multiplication in our transforms and batched products costs this many of the vendor's
+# In training, a multiplication of our transforms and batched products costs this many of the vendor's
 # convolution, which keeps its operands in registers and caches (two AVX-512 cores, float32).
-_MATMUL_COST = 3.0
+_MATMUL_COST = 5.0
 
 _TRACED_BATCH = 32
 
@@ -57,8 +58,7 @@ def select_algorithm(
     # traced once and run at any batch, so it must not depend on it then
     batch = _TRACED_BATCH if torch.compiler.is_compiling() else batch
     channels = (operator.index(in_channels), operator.index(out_channels))
-    chosen: str = _cached_choice(fields, batch, *channels)
-    return chosen
+    return _cached_choice(fields, batch, *channels)
 
 
 @lru_cache(maxsize=4096)
@@ -73,9 +73,6 @@ def _choose(fields: tuple[Any, ...], batch: int, in_channels: int, out_channels:
     return "matmul" if _MATMUL_COST * own.total < lowpass_cost else "lowpass"
 
 
-def _run_choose(*arguments: Any) -> str:
+@run_as_constant
+def _cached_choice(*arguments: Any) -> str:
     return _choose(*arguments)
-
-
-# torch.compile runs this instead of tracing it, since it cannot trace a cache
-_cached_choice: Any = torch.compiler.assume_constant_result(_run_choose)  # type: ignore[no-untyped-call]
