@@ -1,7 +1,10 @@
 """Train, compress and run convolutional networks in the frequency domain."""
 
 from passband.config import BandLimit
+from passband.convert import calibrate, convert, revert, set_compression
+from passband.files import load, save
 from passband.functional import band_limited_conv1d, band_limited_conv2d, band_limited_conv3d
+from passband.measure.profile import profile
 from passband.nn.band_limited import BandLimitedConv1d, BandLimitedConv2d, BandLimitedConv3d
 
 __version__ = "0.1.0"
@@ -14,4 +17,11 @@ __all__ = [
     "band_limited_conv1d",
     "band_limited_conv2d",
     "band_limited_conv3d",
+    "calibrate",
+    "convert",
+    "load",
+    "profile",
+    "revert",
+    "save",
+    "set_compression",
 ]

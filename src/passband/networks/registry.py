@@ -102,7 +102,14 @@ def create_model(
             f"model {name!r} takes {AXES[entry.spatial_dims]}, but the data is "
             f"{AXES[len(input_size)]} of size {input_size}{instead}"
         )
-    return entry.build(num_classes=num_classes, in_channels=in_channels, input_size=input_size)
+    model = entry.build(num_classes=num_classes, in_channels=in_channels, input_size=input_size)
+    vars(model)["_passband_architecture"] = {  # what passband.save writes down
+        "name": name,
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+        "input_size": input_size,
+    }
+    return model
 
 
 def list_models() -> list[tuple[str, str]]:
