@@ -77,16 +77,15 @@ def commands(document: Path) -> list[str]:
 
 def check_passband(arguments: list[str]) -> None:
     """The command line's own parser accepts the arguments; nothing is run."""
-    import typer.main
+    import typer
 
-    from passband import cli
+    from passband import commands
 
-    command: Any = typer.main.get_command(cli.app)
-    context = command.make_context("passband", list(arguments))
-    while hasattr(command, "resolve_command"):
-        rest = [*context.protected_args, *context.args] or ["--help"]
-        name, command, rest = command.resolve_command(context, rest)
-        context = command.make_context(name, rest, parent=context)
+    group: Any = typer.main.get_command(commands.app.app)
+    name, *options = arguments
+    assert name in group.commands, f"passband has no command {name}"
+    with contextlib.suppress(typer.Exit):  # after --help
+        group.commands[name].make_context(name, options)
 
 
 def check_make(arguments: list[str]) -> None:

@@ -23,10 +23,23 @@ LEVELS = (
     ("measure",),
     ("convert", "files", "export", "chain", "networks", "data", "train"),
     ("studies", "report"),
+    ("commands",),
     ("cli",),
 )
 RANK = {part: rank for rank, level in enumerate(LEVELS) for part in level}
-CORE = ("atomic", "config", "convert", "export", "extras", "files", "functional", "measure", "nn")
+CORE = (
+    "atomic",
+    "names",
+    "tensor_file",
+    "config",
+    "convert",
+    "export",
+    "extras",
+    "files",
+    "functional",
+    "measure",
+    "nn",
+)
 CORE += ("names", "ops", "spectrum", "tensor_file")
 
 CONTRACT = {
@@ -154,17 +167,20 @@ def core_modules() -> list[str]:
 
 CORE_ALONE = """
 import sys
+from importlib.machinery import PathFinder
 
 allowed = set({allowed!r}) | set(sys.stdlib_module_names) | {{"passband"}}
 missed = []
 
-class CoreOnly:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in allowed:
-            missed.append(name)
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+class CoreOnly(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        root = name.partition(".")[0]
+        if root in allowed or root.startswith("_sysconfigdata"):  # of the standard library
+            return super().find_spec(name, path, target)
+        missed.append(name)
 
-sys.meta_path.insert(0, CoreOnly())
+sys.meta_path[sys.meta_path.index(PathFinder)] = CoreOnly
 import importlib
 import numpy, torch
 missed.clear()

@@ -52,11 +52,17 @@ def check_training() -> None:
     after = torch.nn.functional.cross_entropy(model(images), labels)
     assert after < before
 
-    # A state_dict fits the plain network and comes back from it.
+    # The state_dict fits the plain network.
     with tempfile.TemporaryDirectory() as folder:
         torch.save(model.state_dict(), Path(folder, "weights.pt"))
         plain = make_model()
         plain.load_state_dict(torch.load(Path(folder, "weights.pt"), weights_only=True))
+        try:
+            pb.save(model, Path(folder, "model.safetensors"))
+        except ImportError as error:  # safetensors is an extra: the message says which
+            assert "passband[files]" in str(error), error
+        else:
+            raise AssertionError("save worked without safetensors: is an extra installed here?")
 
     # At full band both networks are one function; 1e-5 is float32 rounding over two layers.
     pb.set_compression(model, 0.0)
