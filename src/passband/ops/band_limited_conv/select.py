@@ -12,8 +12,8 @@ from passband.ops.tracing import run_as_constant
 
 ALGORITHMS = ("auto", "fft", "lowpass", "matmul", "triton")
 
-# In training, a multiplication of our transforms and batched products costs this many of the vendor's
-# convolution, which keeps its operands in registers and caches (two AVX-512 cores, float32).
+# In training, a multiplication of our transforms and batched products costs this many of the
+# vendor's convolution, which keeps its operands in registers (two AVX-512 cores, float32).
 _MATMUL_COST = 5.0
 
 _TRACED_BATCH = 32
