@@ -22,7 +22,7 @@ def main() -> None:
         model = create_model(
             "fcn", num_classes=data.num_classes, in_channels=channels, input_size=(length,)
         )
-        pb.convert(model, pb.BandLimit(), batches[0])
+        pb.convert(model, pb.BandLimit(), filter_fn=lambda name, layer: layer.in_channels > 1)
         pb.calibrate(model, batches, energy=energy)
         print(f"{energy:.0%} of the energy:")
         for name, layer in model.named_modules():
