@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from passband.ops.band_limited_conv.geometry import ConvGeometry
+from passband.ops.band_limited_conv.lowpass import spectrum_shape
 from passband.spectrum.dft import transform_multiplications
 
 
@@ -70,8 +71,9 @@ def multiplications(
         )
     if algorithm == "lowpass":
         axes = [a for a in range(geometry.axes) if not band.is_full_axis(a)]
-        analysis = transform_multiplications(geometry.size, band.real_sizes, axes)
-        synthesis = transform_multiplications(band.real_sizes, geometry.padded_size, axes)
+        spectrum = spectrum_shape(geometry, batch, in_channels)[2:]
+        analysis = transform_multiplications(geometry.size, spectrum, axes)
+        synthesis = transform_multiplications(spectrum, geometry.padded_size, axes)
         return Multiplications(
             batch * in_channels * (analysis + synthesis),
             native_multiplications(geometry, batch, in_channels, out_channels),
