@@ -19,6 +19,7 @@ from passband.ops.band_limited_conv.masked import masked_spectrum
 from passband.ops.band_limited_conv.op import band_limited_conv, geometry_arguments
 from passband.ops.band_limited_conv.reference import band_limited_conv as reference_conv
 from passband.ops.band_limited_conv.select import check_algorithm, select_algorithm
+from passband.ops.tracing import run_uncompiled
 from passband.spectrum.band import check_band_arguments
 from passband.spectrum.energy import band_from_energy
 
@@ -179,11 +180,31 @@ def _band_limited_conv(
         input.shape[2:], weight.shape[2:], stride, padding, dilation, groups,
         compression=compression, band=band, fft_size=fft_size,
     )  # fmt: skip
-    mask = None
     if energy is not None:
-        chosen = band_from_energy(input, geometry.grid, energy, energy_mode)
-        geometry, mask = replace(geometry, kept=chosen.band.kept), chosen.mask
-    return convolve(input, weight, bias, geometry, algorithm, mask)
+        return _convolve_by_energy(input, weight, bias, geometry, algorithm, energy, energy_mode)
+    return convolve(input, weight, bias, geometry, algorithm)
+
+
+@run_uncompiled(
+    "energy chooses a band by the values of a batch; passband.calibrate fixes the bands"
+)
+def _convolve_by_energy(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: ConvGeometry,
+    algorithm: str,
+    energy: float,
+    energy_mode: str,
+) -> Tensor:
+    if torch.compiler.is_compiling():
+        raise RuntimeError(
+            f"energy is {energy}, but a band that depends on values cannot be exported; fix the "
+            "bands with passband.calibrate"
+        )
+    chosen = band_from_energy(input, geometry.grid, energy, energy_mode)
+    geometry = replace(geometry, kept=chosen.band.kept)
+    return convolve(input, weight, bias, geometry, algorithm, chosen.mask)
 
 
 def convolve(
@@ -208,7 +229,7 @@ def convolve(
         algorithm, geometry, input.shape[0], input.shape[1], weight.shape[0]
     )
     if algorithm == "fft":
-        return reference_conv(input, weight, bias, geometry, mask)
+        return _reference_conv(input, weight, bias, geometry, mask)
     shapes = geometry_arguments(geometry)
     output: Tensor
     if mask is None:
@@ -217,6 +238,9 @@ def convolve(
         spectrum = masked_spectrum(input, geometry, mask)
         output, _ = band_limited_conv(spectrum, weight, bias, *shapes, "matmul", None, True)
     return output
+
+
+_reference_conv = run_uncompiled("algorithm 'fft' computes with complex numbers")(reference_conv)
 
 
 def check_tensors(

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from torch._compile import _disable_dynamo
+
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
@@ -22,3 +24,26 @@ def run_as_constant(function: FunctionT) -> FunctionT:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def run_uncompiled(reason: str) -> Callable[[FunctionT], FunctionT]:
+    """Have torch.compile leave a function out of its graphs, or say why where it may not.
+
+    What torch.compiler.disable does, without importing the compiler before the first call.
+
+    Example:
+        >>> import torch
+        >>> @run_uncompiled("it looks at values")
+        ... def is_positive(x: torch.Tensor) -> bool:
+        ...     return bool((x > 0).all())
+        >>> is_positive(torch.ones(2))
+        True
+    """
+
+    def decorate(function: FunctionT) -> FunctionT:
+        uncompiled: Any = _disable_dynamo(function)
+        uncompiled._torchdynamo_disable = True
+        uncompiled._torchdynamo_disable_msg = reason
+        return uncompiled  # type: ignore[no-any-return]
+
+    return decorate
