@@ -27,8 +27,8 @@ NATIVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 FAST = ("auto", "lowpass", "matmul")
 
 # Largest map and filter, in points per axis.
-MAP_LIMIT = {1: 40, 2: 13, 3: 7}
-FILTER_LIMIT = {1: 9, 2: 5, 3: 3}
+MAP_LIMIT = {1: 70, 2: 18, 3: 8}
+FILTER_LIMIT = {1: 11, 2: 5, 3: 3}
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
@@ -103,7 +103,7 @@ def draw_case(seed: int, index: int) -> Case:
         band["energy_mode"] = random.choice(("coarse", "fine"))
 
     groups = random.choice((1, 1, 1, 2, 3))
-    per_group, outputs = random.choice((1, 1, 2, 3)), random.choice((1, 1, 2, 3))
+    per_group, outputs = random.choice((1, 1, 2, 3, 5)), random.choice((1, 1, 2, 3, 5))
     batch = () if random.random() < 0.15 else (random.choice((0, 1, 2, 2, 3, 3)),)
     tensors = ["input", "weight", "bias"][: random.choice((2, 3))]
     differentiated = [n for n in tensors if random.random() < 0.8] or [random.choice(tensors)]
@@ -131,7 +131,7 @@ def make_tensors(case: Case) -> dict[str, Tensor]:
     All numbers are positive: nothing cancels in a sum, even where one coefficient is all that is
     kept, so that the relative error of a right result is rounding alone.
     """
-    generator = torch.Generator().manual_seed(sum(case.input_shape) + sum(case.weight_shape))
+    generator = torch.Generator().manual_seed(0)
 
     def positive(shape: tuple[int, ...]) -> Tensor:
         return torch.rand(shape, generator=generator, dtype=torch.float64).to(case.dtype)
@@ -235,6 +235,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="names the cases (1)")
     parser.add_argument("--case", metavar="SEED:INDEX", help="check one case and show it")
     options = parser.parse_args(arguments)
+    torch.use_deterministic_algorithms(
+        True
+    )  # fills torch.empty with NaN: what is not written shows
     if options.case:
         seed, index = map(int, options.case.split(":"))
         print(describe(draw_case(seed, index)))
