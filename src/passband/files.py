@@ -81,7 +81,14 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
             architecture; or there is no model and the file does not say how to make it.
         ImportError: safetensors is missing; the message names the extra.
 
-    Example: see `save`.
+    Example:
+        >>> import tempfile
+        >>> model = create_model("resnet8", num_classes=10, in_channels=1, input_size=(8, 8))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(model, f"{folder}/net.safetensors")
+        ...     same = load(f"{folder}/net.safetensors")
+        >>> torch.equal(same[0].weight, model[0].weight)
+        True
     """
     path = Path(path)
     if not path.is_file():
