@@ -2,6 +2,7 @@
 
 from passband.config import BandLimit
 from passband.convert import calibrate, convert, revert, set_compression
+from passband.export import export_onnx
 from passband.files import load, save
 from passband.functional import band_limited_conv1d, band_limited_conv2d, band_limited_conv3d
 from passband.measure.profile import profile
@@ -19,6 +20,7 @@ __all__ = [
     "band_limited_conv3d",
     "calibrate",
     "convert",
+    "export_onnx",
     "load",
     "profile",
     "revert",

@@ -112,7 +112,8 @@ class TestIdentity:
 
     def test_the_model_itself_may_be_a_layer(self) -> None:
         conv = nn.Conv1d(4, 4, 3)
-        report = convert(conv, BandLimit(compression=0.5), torch.zeros(1, 4, 9), everything)
+        config = BandLimit(compression=0.5, algorithm="lowpass")
+        report = convert(conv, config, torch.zeros(1, 4, 9), everything)
         assert results(report) == {"(model)": "converted: lowpass"}
         assert isinstance(conv, BandLimitedConv1d)
         revert(conv)
@@ -252,7 +253,8 @@ class TestWhatIsLeft:
         """The same layer on two maps: on the larger one the dense transforms cost too much."""
         for size, expected in ((12, "converted: matmul"), (96, "left: no gain")):
             model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1))
-            report = convert(model, BandLimit(compression=0.5), torch.zeros(32, 8, size, size))
+            config = BandLimit(compression=0.5, algorithm="matmul")
+            report = convert(model, config, torch.zeros(32, 8, size, size))
             assert results(report) == {"0": expected}
             row = report.rows[0]
             assert (row["macs_after"] < row["macs_before"]) == (size == 12)

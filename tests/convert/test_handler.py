@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import passband.config
-import passband.convert.handler
+from passband import config as configs
 from passband.config import Config, config_from_dict
 from passband.convert import Handler, Reason, convert, register_handler, revert
+from passband.convert import handler as handlers
 from passband.measure.layers import LayerUse
 
 
@@ -22,9 +22,8 @@ class ScaledConv(nn.Conv1d):
 
 @pytest.fixture
 def scale(monkeypatch: pytest.MonkeyPatch) -> type[Config]:
-    monkeypatch.setattr(passband.config, "_METHODS", dict(passband.config._METHODS))
-    handlers = dict(passband.convert.handler._HANDLERS)
-    monkeypatch.setattr(passband.convert.handler, "_HANDLERS", handlers)
+    monkeypatch.setattr(configs, "_METHODS", dict(configs._METHODS))
+    monkeypatch.setattr(handlers, "_HANDLERS", dict(handlers._HANDLERS))
 
     @dataclass(frozen=True)
     class Scale(Config):

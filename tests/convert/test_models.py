@@ -25,12 +25,12 @@ def fcn() -> nn.Module:
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "resnet18": (torchvision.models.resnet18, (2, 3, 48, 48)),
+    "resnet18": (torchvision.models.resnet18, (1, 3, 48, 32)),
     "densenet121": (torchvision.models.densenet121, (1, 3, 48, 32)),
     "mobilenet_v3_small": (torchvision.models.mobilenet_v3_small, (2, 3, 64, 64)),
-    "vgg16": (vgg16_features, (1, 3, 32, 48)),
-    "r3d_18": (torchvision.models.video.r3d_18, (1, 3, 4, 24, 24)),
-    "timm resnet18": (lambda: timm.create_model("resnet18"), (2, 3, 48, 48)),
+    "vgg16": (vgg16_features, (1, 3, 32, 32)),
+    "r3d_18": (torchvision.models.video.r3d_18, (1, 3, 2, 16, 16)),
+    "timm resnet18": (lambda: timm.create_model("resnet18"), (1, 3, 32, 48)),
     "timm convnext": (lambda: timm.create_model("convnext_atto"), (1, 3, 64, 64)),
     "fcn": (fcn, (4, 1, 90)),
 }

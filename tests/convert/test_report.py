@@ -22,7 +22,8 @@ def make_model() -> nn.Sequential:
 
 @pytest.fixture
 def report() -> Report:
-    return convert(make_model(), BandLimit(compression=0.5), torch.zeros(16, 3, 19, 17))
+    config = BandLimit(compression=0.5, algorithm="matmul")
+    return convert(make_model(), config, torch.zeros(16, 3, 19, 17))
 
 
 def test_every_number_of_a_converted_layer(report: Report) -> None:
@@ -74,7 +75,9 @@ def test_print(report: Report) -> None:
         "saved",
         "after",
     ]
-    assert "Converted 1 of 3 convolutions by BandLimit(compression=0.5)." in lines
+    assert (
+        "Converted 1 of 3 convolutions by BandLimit(compression=0.5, algorithm='matmul')." in lines
+    )
 
 
 def test_csv(report: Report, tmp_path: Path) -> None:
