@@ -108,27 +108,28 @@ class Recorder(Checkpoint):
 class StepTimer(Callback):
     """Times training steps: loss, gradients and update, without loading data.
 
-    The first steps of a process are left out, and so are those after the first hundred timed, so
-    that waiting for the accelerator's clock does not slow the whole training.
+    The first steps of a process warm up and count only where there are no others. After a hundred
+    no more are timed: waiting for the accelerator would slow the whole training.
     """
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.warm_up: list[float] = []
         self._steps = 0
         self._started = 0.0
 
     @property
-    def median_milliseconds(self) -> float | None:
-        """Median time per step, or None if no step was timed."""
-        return 1000 * statistics.median(self.seconds) if self.seconds else None
+    def median_milliseconds(self) -> float:
+        """Median time per step."""
+        return 1000 * statistics.median(self.seconds or self.warm_up)
 
     def state_dict(self) -> dict[str, Any]:
         """The times so far, for the checkpoint."""
-        return {"seconds": self.seconds}
+        return {"seconds": self.seconds, "warm_up": self.warm_up}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back the times of earlier processes."""
-        self.seconds = state_dict["seconds"]
+        self.seconds, self.warm_up = state_dict["seconds"], state_dict["warm_up"]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -146,9 +147,10 @@ class StepTimer(Callback):
         batch_idx: int,
     ) -> None:
         """Stop the clock."""
-        self._steps += 1
-        if self._steps > WARM_UP_STEPS and len(self.seconds) < TIMED_STEPS:
-            self.seconds.append(_now(pl_module.device) - self._started)
+        if len(self.seconds) < TIMED_STEPS:
+            self._steps += 1
+            timed = self.warm_up if self._steps <= WARM_UP_STEPS else self.seconds
+            timed.append(_now(pl_module.device) - self._started)
 
 
 class EpochBar(ProgressBar):

@@ -37,84 +37,97 @@ class Trained:
     Args:
         history: One row of metrics per epoch.
         steps: Optimizer steps, those of earlier processes included.
-        step_milliseconds: Median time per step; None if there were too few to time.
+        step_milliseconds: Median time per step.
         device: Where it was trained, as torch names it.
     """
 
     history: list[dict[str, float]]
     steps: int
-    step_milliseconds: float | None
+    step_milliseconds: float
     device: str
 
 
-def fit(
-    config: TrainConfig,
-    folder: RunFolder,
-    parts: Parts,
-    model: nn.Module,
-    checkpoint: Path | None,
-    progress: bool,
-    checkpoint_every: int | None,
-) -> Trained:
-    """Train a model in place, from a checkpoint on if one is given.
+class Loop:
+    """The training loop of one run.
+
+    Args:
+        config: What to train, and how.
+        folder: Where to write.
+        progress: Print a line per epoch, and show a bar on a terminal.
+        checkpoint_every: Steps between checkpoints within an epoch, or None.
 
     Raises:
         ValueError: The devices or the strategy do not work here.
-        KeyboardInterrupt: The user interrupted.
-        SystemExit: The process was asked to terminate.
     """
-    recorder = Recorder(folder, checkpoint_every=checkpoint_every, announce=progress)
-    timer = StepTimer()
-    bars = [EpochBar()] if progress and sys.stderr.isatty() else []
-    classifier = Classifier(model, config, has_validation=parts.validation is not None)
-    with _quiet():
+
+    def __init__(
+        self, config: TrainConfig, folder: RunFolder, progress: bool, checkpoint_every: int | None
+    ) -> None:
+        self.config = config
+        self.recorder = Recorder(folder, checkpoint_every=checkpoint_every, announce=progress)
+        self.timer = StepTimer()
+        bars = [EpochBar()] if progress and sys.stderr.isatty() else []
         try:
-            trainer = Trainer(
-                max_epochs=config.epochs,
-                accelerator="auto",
-                devices=config.devices,
-                strategy=config.strategy,
-                precision=config.precision,  # type: ignore[arg-type]  # a Literal there
-                callbacks=[timer, recorder, *bars],
-                plugins=[SafeCheckpointIO(folder)],
-                default_root_dir=folder.path,
-                logger=False,
-                enable_progress_bar=bool(bars),
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                use_distributed_sampler=False,  # the loaders know their process themselves
-            )
+            with _quiet():
+                self.trainer = Trainer(
+                    max_epochs=config.epochs,
+                    accelerator="auto",
+                    devices=config.devices,
+                    strategy=config.strategy,
+                    precision=config.precision,  # type: ignore[arg-type]  # a Literal there
+                    callbacks=[self.timer, self.recorder, *bars],
+                    plugins=[SafeCheckpointIO(folder)],
+                    default_root_dir=folder.path,
+                    logger=False,
+                    enable_progress_bar=bool(bars),
+                    enable_model_summary=False,
+                    num_sanity_val_steps=0,
+                    use_distributed_sampler=False,  # the loaders know their process themselves
+                )
         except (MisconfigurationException, ValueError) as error:
+            reason = " ".join(str(error).split()).partition(". ")[0]
             raise ValueError(
                 f"devices {config.devices!r} with strategy {config.strategy!r} do not work here: "
-                f"{' '.join(str(error).split())}"
+                f"{reason}"
             ) from error
-        with _plain_exceptions(trainer):
-            trainer.fit(classifier, datamodule=Loaders(parts, config), ckpt_path=checkpoint)
-    if trainer.is_global_zero:
-        # A process may die between the last checkpoint and these.
-        recorder.write_metrics(classifier)
-    return Trained(
-        history=classifier.history,
-        steps=trainer.global_step,
-        step_milliseconds=timer.median_milliseconds,
-        device=str(trainer.strategy.root_device),
-    )
+
+    def fit(self, model: nn.Module, parts: Parts, checkpoint: Path | None) -> Trained:
+        """Train a model in place, from a checkpoint on if one is given.
+
+        Raises:
+            KeyboardInterrupt: The user interrupted.
+            SystemExit: The process was asked to terminate.
+        """
+        classifier = Classifier(model, self.config, has_validation=parts.validation is not None)
+        loaders = Loaders(parts, self.config)
+        with _quiet(), _plain_exceptions(self.trainer):
+            self.trainer.fit(classifier, datamodule=loaders, ckpt_path=checkpoint)
+        if self.trainer.is_global_zero:
+            # A process may die between the last checkpoint and these.
+            self.recorder.write_metrics(classifier)
+        return Trained(
+            history=classifier.history,
+            steps=self.trainer.global_step,
+            step_milliseconds=self.timer.median_milliseconds,
+            device=str(self.trainer.strategy.root_device),
+        )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning from saying what is of no use to a user, and nothing else."""
-    lightning_log = logging.getLogger("lightning.pytorch")
-    level = lightning_log.level
-    lightning_log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(f"lightning.{part}") for part in ("fabric", "pytorch")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             for message in SILENCED:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
-        lightning_log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 @contextmanager

@@ -78,6 +78,10 @@ def run(
             )
     parts = load_parts(config)
     model = make_model(config, parts.bundle)
+
+    from passband.train.loop import Loop
+
+    loop = Loop(config, folder, progress, checkpoint_every)
     if is_first:
         folder.create()
         if known != config:
@@ -85,10 +89,7 @@ def run(
     checkpoint = folder.good_checkpoint() if resume else None
     if known is not None and checkpoint is None:
         logger.warning("%s has no checkpoint: the run begins again", folder.path)
-
-    from passband.train.loop import fit
-
-    trained = fit(config, folder, parts, model, checkpoint, progress, checkpoint_every)
+    trained = loop.fit(model, parts, checkpoint)
     if not is_first:
         return {}
     result = conclude(config, folder, parts, trained.history) | {

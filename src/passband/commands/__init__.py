@@ -1,0 +1,9 @@
+"""The commands of the command line.
+
+Whatever needs torch is imported within the command that needs it, so that help comes at once.
+"""
+
+from passband.commands import training, tools  # noqa: I001  # in the order of the help
+from passband.commands.app import Abort, UsageError, run_app
+
+__all__ = ["Abort", "UsageError", "run_app", "tools", "training"]

@@ -1,0 +1,64 @@
+"""Options that commands share, and how their values are read and results are printed."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+DATA, BAND, TRAINING, RUN = "Data and network", "Band", "Training", "Run"  # groups in the help
+
+
+def option(panel: str, text: str, *names: str, **more: Any) -> Any:
+    """An option of a group."""
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+def optional(panel: str, text: str, **more: Any) -> Any:
+    """An option of a group that is left out by default."""
+    return option(panel, text, show_default=False, **more)
+
+
+Model = Annotated[str, option(DATA, "Network; see `passband list models`.")]
+ImageSize = Annotated[int, option(DATA, "Pixels of height and width of images in folders.")]
+Method = Annotated[str, option(BAND, "native or band-limited.")]
+Compression = Annotated[
+    float | None, optional(BAND, "Fraction of the spectrum to discard, 0 <= c < 1.")
+]
+Energy = Annotated[
+    float | None, optional(BAND, "Fraction of the spectral energy to keep, 0 < e <= 1.")
+]
+Band = Annotated[
+    str | None,
+    optional(BAND, "Half-spectrum coefficients to keep per axis, such as 8 or 8,6."),
+]
+Algorithm = Annotated[str, option(BAND, "auto, lowpass, matmul or fft.")]
+RunFolderArgument = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(help="last or best; without it the one that the run reports.", show_default=False),
+]
+
+
+def show(text: str) -> None:
+    """Print as it is: no markup, no folding of lines."""
+    Console().print(Text(text), soft_wrap=True)
+
+
+def parse_band(value: str | None) -> int | tuple[int, ...] | None:
+    """The numbers of --band.
+
+    Example:
+        >>> parse_band("8"), parse_band("8,6"), parse_band(None)
+        (8, (8, 6), None)
+    """
+    if value is None:
+        return None
+    try:
+        numbers = tuple(int(number) for number in value.split(","))
+    except ValueError:
+        raise ValueError(
+            f"band is {value!r}; allowed is a number per axis, such as 8 or 8,6"
+        ) from None
+    return numbers[0] if len(numbers) == 1 else numbers

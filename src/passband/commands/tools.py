@@ -1,0 +1,172 @@
+"""Commands that measure, export, list, and run experiments."""
+
+import textwrap
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from passband.commands.app import app
+from passband.commands.options import (
+    BAND,
+    DATA,
+    Algorithm,
+    Band,
+    Checkpoint,
+    Compression,
+    Energy,
+    ImageSize,
+    Method,
+    Model,
+    RunFolderArgument,
+    option,
+    optional,
+    parse_band,
+    show,
+)
+
+
+@app.command()
+def profile(
+    model: Model = "resnet8",
+    data: Annotated[
+        str | None,
+        optional(DATA, "Sizes and classes of a data set, not of colour images in 1000 classes."),
+    ] = None,
+    image_size: ImageSize = 224,
+    batch_size: Annotated[int, option(DATA, "Examples in the batch.")] = 32,
+    method: Method = "band-limited",
+    compression: Compression = None,
+    energy: Energy = None,
+    band: Band = None,
+    algorithm: Algorithm = "auto",
+    all_layers: Annotated[
+        bool,
+        option(
+            BAND, "Convert as `passband train` does, not only layers that it helps.", "--all-layers"
+        ),
+    ] = False,
+    inference: Annotated[
+        bool, typer.Option("--inference", help="Measure the forward pass alone.")
+    ] = False,
+) -> None:
+    """Measure each layer of a network against the layer it stands for: work, time and memory."""
+    import torch
+
+    from passband.config import BandLimit
+    from passband.convert import convert
+    from passband.measure.profile import profile as measure
+    from passband.networks import create_model
+    from passband.train.evaluation import has_several_points
+
+    _check_method(method)
+    limit = BandLimit(compression, energy, parse_band(band), algorithm=algorithm)
+    shape: tuple[int, ...] = (3, image_size, image_size)
+    classes = 1000
+    if data is not None:
+        from passband.data import load_dataset
+
+        bundle = load_dataset(data, image_size=image_size)
+        shape, classes = bundle.input_shape, bundle.num_classes
+    network = create_model(
+        model, num_classes=classes, in_channels=shape[0], input_size=tuple(shape[1:])
+    )
+    example = torch.randn(batch_size, *shape)
+    show(f"{model} on a batch of {batch_size} x {' x '.join(map(str, shape))}")
+    if method == "band-limited":
+        report = convert(network, limit, example, has_several_points if all_layers else None)
+        for note in report.table.notes:
+            show(textwrap.fill(note, 100, subsequent_indent="  "))
+    with Console(stderr=True).status("measuring"):
+        table = measure(network, example, training=not inference)
+    show(f"\n{table}")
+
+
+@app.command()
+def export(
+    run: RunFolderArgument,
+    file: Annotated[Path, typer.Argument(help="ONNX file to write.", show_default=False)],
+    checkpoint: Checkpoint = None,
+) -> None:
+    """Write a trained network as ONNX, for any batch size."""
+    import torch
+
+    from passband.export import export_onnx
+    from passband.train import load_run
+
+    network, config, bundle = load_run(run, checkpoint)
+    if config.precision == "64":
+        network.float()
+    with Console(stderr=True).status("exporting"):
+        export_onnx(network, torch.zeros(2, *bundle.input_shape), file)
+    show(f"{file}: {config.model}, inputs (batch, {', '.join(map(str, bundle.input_shape))})")
+
+
+@app.command(name="list")
+def list_names(
+    what: Annotated[str, typer.Argument(help="models, datasets or studies.", show_default=False)],
+) -> None:
+    """List what can be named: models, datasets or studies."""
+    if what == "models":
+        from passband.networks import list_models as names
+    elif what == "datasets":
+        from passband.data import list_datasets as names
+    elif what == "studies":
+        from passband.studies import list_studies as names
+    else:
+        raise ValueError(f"cannot list {what!r}; allowed are models, datasets and studies")
+    entries = names()
+    width = max(len(name) for name, _ in entries)
+    show("\n".join(f"{name:<{width}}  {description}" for name, description in entries))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def study(
+    context: typer.Context,
+    name: Annotated[
+        str, typer.Argument(help="The study; see `passband list studies`.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write to; without it runs/ and the name.", show_default=False),
+    ] = None,
+) -> None:
+    """Run an experiment: table, figures, report. Its own options follow: --seeds 3 --quick."""
+    from passband.studies import run_study
+
+    options = _parse_options(context.args)
+    result = run_study(name, out or Path("runs") / name, progress=True, **options)
+    show(f"{result.table}\n{result.report}")
+
+
+def _parse_options(words: list[str]) -> dict[str, Any]:
+    """Options that only the study knows: "--seeds 3 --quick" -> {"seeds": 3, "quick": True}."""
+    options: dict[str, Any] = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word.removeprefix("--").replace("-", "_").partition("=")
+            options[name] = _parse_value(value) if equals else True
+        elif options.get(name) is True:
+            options[name] = _parse_value(word)
+        else:
+            raise ValueError(f"unexpected argument {word!r}; options are --NAME or --NAME VALUE")
+    return options
+
+
+def _parse_value(text: str) -> Any:
+    """A number where it is one, otherwise text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _check_method(method: str) -> None:
+    from passband.train.config import METHODS
+
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}")

@@ -1,0 +1,228 @@
+"""Commands that train networks and test them."""
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from passband.commands.app import app
+from passband.commands.options import (
+    DATA,
+    RUN,
+    TRAINING,
+    Algorithm,
+    Band,
+    Checkpoint,
+    Compression,
+    Energy,
+    ImageSize,
+    Method,
+    Model,
+    RunFolderArgument,
+    option,
+    optional,
+    parse_band,
+    show,
+)
+
+if TYPE_CHECKING:
+    from passband.train import TrainConfig
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    data: Annotated[str, option(DATA, "Data set; see `passband list datasets`.")] = "digits",
+    model: Model = "resnet8",
+    image_size: ImageSize = 224,
+    augment: Annotated[bool, option(DATA, "Augment training images where possible.")] = True,
+    validation: Annotated[
+        float, option(DATA, "Fraction of the training data held out to choose the best epoch.")
+    ] = 0.0,
+    limit_train: Annotated[
+        int | None, optional(DATA, "Use so many training examples only: a quick trial.")
+    ] = None,
+    limit_test: Annotated[int | None, optional(DATA, "Use so many test examples only.")] = None,
+    method: Method = "native",
+    compression: Compression = None,
+    energy: Energy = None,
+    band: Band = None,
+    algorithm: Algorithm = "auto",
+    epochs: Annotated[int, option(TRAINING, "Passes over the training data.")] = 20,
+    batch_size: Annotated[int, option(TRAINING, "Examples per step and process.")] = 32,
+    lr: Annotated[float, option(TRAINING, "Learning rate at the start.")] = 0.01,
+    optimizer: Annotated[str, option(TRAINING, "sgd, adam or adamw.")] = "sgd",
+    momentum: Annotated[float, option(TRAINING, "Momentum of sgd.")] = 0.9,
+    weight_decay: Annotated[float, option(TRAINING, "Weight decay.")] = 5e-4,
+    scheduler: Annotated[
+        str, option(TRAINING, "Learning rate over time: none, cosine, plateau or step.")
+    ] = "plateau",
+    precision: Annotated[str, option(TRAINING, "32, 64, 16-mixed or bf16-mixed.")] = "32",
+    seed: Annotated[int, option(TRAINING, "Determines every random choice.")] = 0,
+    devices: Annotated[
+        str, option(TRAINING, "auto, a number of devices, or their indices as in 0,1.")
+    ] = "auto",
+    strategy: Annotated[
+        str, option(TRAINING, "How devices work together: auto, ddp, fsdp, as in Lightning.")
+    ] = "auto",
+    num_workers: Annotated[int, option(TRAINING, "Processes that load data.")] = 0,
+    out: Annotated[
+        Path | None, optional(RUN, "The run's folder; without it runs/ and a name.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        option(RUN, "Go on with the run in --out, whose options need not be repeated.", "--resume"),
+    ] = False,
+    checkpoint_every: Annotated[
+        int | None, optional(RUN, "Steps between checkpoints within an epoch.", metavar="STEPS")
+    ] = None,
+) -> None:
+    """Train a network, evaluate it, and leave a run folder. The defaults are the paper's recipe."""
+    from passband.train import TrainConfig, run
+    from passband.train.run_folder import RunFolder
+
+    options = {**context.params, "devices": _number_or_text(devices), "band": parse_band(band)}
+    for name in ("out", "resume", "checkpoint_every"):
+        del options[name]
+    folder = None if out is None else RunFolder(out)
+    if resume and folder is not None and folder.holds_run:
+        given = {name: value for name, value in options.items() if _is_given(context, name)}
+        options = {**vars(folder.read_config()), **given}
+    config = TrainConfig(**options)
+    out = out or Path("runs") / _run_name(config)
+    try:
+        result = run(config, out, resume=resume, checkpoint_every=checkpoint_every)
+    except FileExistsError as error:
+        raise FileExistsError(f"{error} (--resume, --out)") from None
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; to go on: passband train --resume --out {out}", err=True)
+        raise typer.Exit(130) from None
+    if result:
+        _print_result(result)
+        _write_report(out)
+
+
+@app.command()
+def evaluate(
+    run: RunFolderArgument,
+    compression: Annotated[
+        list[float] | None,
+        typer.Option(help="Fraction of the spectrum to discard; repeat it.", show_default=False),
+    ] = None,
+    energy: Annotated[
+        list[float] | None,
+        typer.Option(help="Fraction of the energy to keep; repeat it.", show_default=False),
+    ] = None,
+    checkpoint: Checkpoint = None,
+) -> None:
+    """Test a trained network, at the band it was trained with or at others."""
+    from passband.config import BandLimit
+    from passband.measure.table import Column, Table
+    from passband.train.evaluation import evaluate_bands
+
+    bands = [BandLimit(compression=c) for c in compression or ()]
+    bands += [BandLimit(energy=e) for e in energy or ()]
+    found = evaluate_bands(run, bands or [BandLimit()], checkpoint, progress=sys.stderr.isatty())
+    rows = [
+        {
+            "band": _describe_band(entry),
+            "realised_compression": entry["realised_compression"],
+            "test_accuracy": entry["test_accuracy"],
+            "test_loss": _loss(entry["test_loss"]),
+            "test_samples": entry["test_samples"],
+        }
+        for entry in found
+    ]
+    columns = (
+        Column("band"),
+        Column("realised_compression", "fraction", "discarded"),
+        Column("test_accuracy", "fraction", "accuracy"),
+        Column("test_loss", heading="loss"),
+        Column("test_samples", "number", "examples"),
+    )
+    show(str(Table(columns, rows)))
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    from passband.measure.table import Column, Table, format_value
+
+    rows = []
+    for name in ("last", "best"):
+        judged = result[name]
+        if judged is not None:
+            chosen = f"best on {result['best_chosen_on']}" if name == "best" else name
+            rows.append(
+                {
+                    "epoch": str(judged["epoch"]),
+                    "which": chosen,
+                    "accuracy": judged["test_accuracy"],
+                    "loss": _loss(judged["test_loss"]),
+                }
+            )
+    columns = (
+        Column("epoch"),
+        Column("which", heading="checkpoint"),
+        Column("accuracy", "fraction", "test accuracy"),
+        Column("loss", heading="test loss"),
+    )
+    facts = [
+        f"{format_value(result['parameters'], 'count')} parameters",
+        f"{format_value(result['saved_bytes'], 'bytes')} kept for the backward pass",
+    ]
+    if result["realised_compression"] is not None:
+        facts.append(f"{format_value(result['realised_compression'], 'fraction')} discarded")
+    step = format_value(result["step_milliseconds"] / 1000, "seconds")
+    times = f"{step} per step, {result['seconds']:.0f} s in all, on {result['device']}."
+    notes = [f"{', '.join(facts)}.", times]
+    if result["best_chosen_on"] == "test":
+        notes.append(
+            "The best epoch was chosen on the test data: quote the last, or hold data out "
+            "with --validation."
+        )
+    show(f"\n{Table(columns, rows, notes=notes)}")
+
+
+def _write_report(out: Path) -> None:
+    """Write report.html, and name the run's folder; without matplotlib the run is complete too."""
+    try:
+        from passband.report import write_run_report
+
+        show(str(write_run_report(out)))
+    except ImportError as error:
+        show(f"{out} (without a report: {error})")
+
+
+def _loss(value: float | None) -> str:
+    """A loss with four digits; JSON has none for one that is not finite."""
+    return "not finite" if value is None else f"{value:.4f}"
+
+
+def _describe_band(entry: dict[str, Any]) -> str:
+    for name in ("compression", "energy", "band"):
+        if entry[name] is not None:
+            return f"{name} {entry[name]}"
+    return "full"
+
+
+def _run_name(config: "TrainConfig") -> str:
+    """A folder name that tells runs apart by what is usually varied."""
+    limit = config.band_limit
+    words = [config.data, config.model, config.method]
+    words += [
+        f"{name}-{value}"
+        for name, value in (("c", limit.compression), ("e", limit.energy), ("band", limit.band))
+        if value is not None
+    ]
+    return re.sub(r"[^\w.]+", "-", "-".join([*words, f"seed-{config.seed}"])).strip("-")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _number_or_text(value: str) -> int | str:
+    return int(value) if value.isdecimal() else value
