@@ -14,7 +14,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     A reader, and a process killed at any moment, finds the old file or the new one and never a part
     of either. The folder of `path` must exist.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with atomic_path(Path(folder) / "a.txt") as temporary:

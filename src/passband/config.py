@@ -58,7 +58,7 @@ def config_from_dict(values: dict[str, Any]) -> Config:
     Raises:
         ValueError: The method is unknown, or the fields do not fit it.
 
-    Example:
+    Examples:
         >>> config_from_dict(BandLimit(compression=0.5).to_dict())
         BandLimit(compression=0.5, energy=None, band=None, fft_size=None, \
 algorithm='auto', energy_mode='coarse')
@@ -89,7 +89,7 @@ class BandLimit(Config):
         ValueError: A value is outside its range, or more than one band is given.
         TypeError: A value is of the wrong type.
 
-    Example:
+    Examples:
         >>> BandLimit(compression=0.5).to_dict()["compression"]
         0.5
     """

@@ -49,7 +49,7 @@ def export_onnx(
         RuntimeError: ONNX Runtime computes something else; no file is written.
         ImportError: onnx, onnxscript or onnxruntime is missing; the message names the extra.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import passband as pb
         >>> model = nn.Sequential(pb.BandLimitedConv2d(3, 4, 3, compression=0.5), nn.ReLU())

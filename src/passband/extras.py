@@ -14,7 +14,7 @@ def require(module: str, extra: str) -> ModuleType:
     Raises:
         ImportError: The module is missing; the message names the extra.
 
-    Example:
+    Examples:
         >>> require("json", extra="report").dumps([1])
         '[1]'
     """

@@ -35,7 +35,7 @@ def save(model: nn.Module, path: str | Path) -> None:
         TypeError: The state_dict holds something else than dense tensors.
         ImportError: safetensors is missing; the message names the extra.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import passband as pb
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
@@ -81,7 +81,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
             architecture; or there is no model and the file does not say how to make it.
         ImportError: safetensors is missing; the message names the extra.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> model = create_model("resnet8", num_classes=10, in_channels=1, input_size=(8, 8))
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -42,7 +42,7 @@ def band_limited_conv1d(
 ) -> Tensor:
     """Band-limited convolution of series (B, C, L) or (C, L); see `band_limited_conv2d`.
 
-    Example:
+    Examples:
         >>> x, w = torch.randn(4, 8, 270), torch.randn(16, 8, 5)
         >>> band_limited_conv1d(x, w, padding="same", compression=0.5).shape
         torch.Size([4, 16, 270])
@@ -106,7 +106,7 @@ def band_limited_conv2d(
         Dziedzic, Paparrizos, Krishnan, Elmore, Franklin: Band-limited Training and Inference for
         Convolutional Neural Networks, ICML 2019, section 3.
 
-    Example:
+    Examples:
         >>> x, w = torch.randn(2, 3, 32, 32), torch.randn(8, 3, 3, 3)
         >>> band_limited_conv2d(x, w, padding=1, compression=0.5).shape
         torch.Size([2, 8, 32, 32])
@@ -140,7 +140,7 @@ def band_limited_conv3d(
 
     See `band_limited_conv2d`.
 
-    Example:
+    Examples:
         >>> x, w = torch.randn(1, 2, 6, 8, 8), torch.randn(4, 2, 3, 3, 3)
         >>> band_limited_conv3d(x, w, padding=1, compression=0.5).shape
         torch.Size([1, 4, 6, 8, 8])

@@ -14,7 +14,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
         name: The name that was asked for.
         known: The names there are.
 
-    Example:
+    Examples:
         >>> unknown_name("model", "resnet81", ["fcn", "resnet8"])
         ValueError("unknown model 'resnet81': did you mean 'resnet8'? known are fcn, resnet8")
     """

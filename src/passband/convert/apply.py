@@ -47,7 +47,7 @@ def convert(
         TypeError: There is no such method.
         ValueError: Its algorithm is unknown or cannot run here.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from passband import BandLimit
         >>> model = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1))
@@ -89,7 +89,7 @@ def revert(model: nn.Module) -> None:
 
     Layers stay the same objects, as in `convert`. A model without converted layers is left alone.
 
-    Example:
+    Examples:
         >>> from passband import BandLimitedConv2d
         >>> model = nn.Sequential(BandLimitedConv2d(8, 8, 3, compression=0.5))
         >>> revert(model)

@@ -175,7 +175,7 @@ def set_compression(model: nn.Module, compression: float) -> None:
     Raises:
         ValueError: The compression is outside its range, or there is no band-limited layer.
 
-    Example:
+    Examples:
         >>> import passband as pb
         >>> model = nn.Sequential(pb.BandLimitedConv2d(8, 8, 3, compression=0.5))
         >>> set_compression(model, 0.7)
@@ -212,7 +212,7 @@ def calibrate(
         ValueError: The energy is outside its range, there is no band-limited layer or no batch, or
             a layer is given maps of several sizes, for which one band has no meaning.
 
-    Example:
+    Examples:
         >>> import passband as pb
         >>> model = nn.Sequential(pb.BandLimitedConv1d(2, 4, 5, energy=0.9))
         >>> print(calibrate(model, [torch.ones(1, 2, 40)], energy=0.9))

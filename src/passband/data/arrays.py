@@ -28,7 +28,7 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
         transform: Applied to one input before normalisation; random ones draw from torch's global
             generator.
 
-    Example:
+    Examples:
         >>> pixels = torch.arange(12, dtype=torch.uint8).reshape(3, 1, 2, 2)
         >>> mean, std = channel_statistics(pixels)
         >>> image, label = ArrayDataset(pixels, torch.tensor([0, 1, 0]), mean, std)[1]
@@ -82,7 +82,7 @@ def channel_statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two float32 tensors (C, 1, ...), which broadcast against one item and against a batch.
 
-    Example:
+    Examples:
         >>> mean, std = channel_statistics(torch.tensor([[[0, 2]], [[4, 6]]], dtype=torch.uint8))
         >>> mean.tolist(), round(std.item(), 4)
         ([[3.0]], 2.2361)

@@ -73,7 +73,7 @@ def load_dataset(
             where.
         ImportError: A package is missing; the message names the extra.
 
-    Example:
+    Examples:
         >>> data = load_dataset("digits")
         >>> data.input_shape, data.num_classes, len(data.train), len(data.test)
         ((1, 8, 8), 10, 1442, 355)
@@ -98,7 +98,7 @@ def load_dataset(
 def list_datasets() -> list[tuple[str, str]]:
     """The names that `load_dataset` knows, each with a description.
 
-    Example:
+    Examples:
         >>> list_datasets()[0]
         ('digits', 'handwritten digits, 1 x 8 x 8, 10 classes; comes with scikit-learn')
     """

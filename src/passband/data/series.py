@@ -63,7 +63,7 @@ def normalise(series: Floats) -> NDArray[np.float32]:
     Returns:
         (N, C, L) float32, without NaN.
 
-    Example:
+    Examples:
         >>> normalise(np.array([[[1.0, np.nan, 3.0, np.nan]]])).tolist()
         [[[-1.0, 0.0, 1.0, 0.0]]]
     """

@@ -73,7 +73,7 @@ def call_model(model: nn.Module, example_input: ExampleInput) -> Any:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards every module's mode and torch's generators are as before.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(3).eval())
         >>> with undisturbed(model):
         ...     model[0].training
@@ -101,7 +101,7 @@ def observe(model: nn.Module, example_input: ExampleInput) -> ModelUse:
         model: The model.
         example_input: What it is called with.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3))
         >>> use = observe(model, torch.zeros(2, 3, 10, 10))
         >>> use.layers["2"].macs, use.layers["2"].saved_bytes, use.saved_bytes

@@ -43,7 +43,7 @@ def layer_macs(layer: nn.Module, input_shape: tuple[int, ...], filters: bool = T
     Raises:
         TypeError: The layer is another one.
 
-    Example:
+    Examples:
         >>> layer_macs(nn.Conv2d(64, 64, 3, padding=1), (1, 64, 56, 56))
         115605504
         >>> layer_macs(nn.Linear(512, 1000), (1, 512))
@@ -87,7 +87,7 @@ def band_limited_macs(
         algorithm: "fft", "lowpass" or "matmul".
         filters: Whether the transform of the filters is counted.
 
-    Example:
+    Examples:
         >>> layer = BandLimitedConv2d(64, 64, 3, padding=1, compression=0.5)
         >>> shape = (32, 64, 32, 32)
         >>> macs = band_limited_macs(layer, layer.geometry((32, 32)), shape, "matmul", False)
@@ -104,7 +104,7 @@ def call_geometry(layer: BandLimitedConv, input: Tensor) -> tuple[ConvGeometry, 
 
     With `energy` the band is the one that these values ask for.
 
-    Example:
+    Examples:
         >>> import torch
         >>> layer = BandLimitedConv1d(4, 4, 5, energy=0.9)
         >>> geometry, algorithm = call_geometry(layer, torch.ones(2, 4, 40))

@@ -29,7 +29,7 @@ class SavedBytes:
         model: The model whose parameters and buffers are left out, and whose modules are counted
             one by one; None counts everything together.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3))
         >>> with SavedBytes(model) as saved:
         ...     _ = model(torch.zeros(2, 3, 10, 10))
@@ -103,7 +103,7 @@ def saved_bytes(function: Callable[[], object], model: nn.Module | None = None) 
         function: Runs the forward pass, gradients enabled.
         model: The model whose parameters and buffers are left out.
 
-    Example:
+    Examples:
         >>> conv = nn.Conv2d(3, 8, 3)
         >>> saved_bytes(lambda: conv(torch.zeros(2, 3, 10, 10)), conv)
         2400
@@ -125,7 +125,7 @@ def peak_bytes(function: Callable[[], object], device: torch.device | str = "cpu
     Raises:
         ValueError: The device is neither a CPU nor a GPU of CUDA's kind.
 
-    Example:
+    Examples:
         >>> 8000 <= peak_bytes(lambda: torch.ones(1000).add(1)) < 9000
         True
     """

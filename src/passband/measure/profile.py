@@ -52,7 +52,7 @@ def profile(
         per batch), seconds and native_seconds, saved_bytes and native_saved_bytes (kept for the
         backward pass by the layer alone; None unless `training`), and with totals.
 
-    Example:
+    Examples:
         >>> from passband import BandLimitedConv2d
         >>> layer = BandLimitedConv2d(16, 16, 3, padding=1, compression=0.5)
         >>> model = nn.Sequential(layer, nn.ReLU(), nn.Conv2d(16, 4, 1))

@@ -60,7 +60,7 @@ class Table:
         ValueError: A row lacks a column or has one that the table has not.
         TypeError: A value does not fit its column's kind.
 
-    Example:
+    Examples:
         >>> table = Table(
         ...     [Column("layer", "name"), Column("macs", "count", "MACs")],
         ...     [{"layer": "conv1", "macs": 118013952}, {"layer": "fc", "macs": 5120}],
@@ -166,7 +166,7 @@ class Table:
 def format_value(value: Any, kind: Kind) -> str:
     """A value as it is printed in a column of this kind.
 
-    Example:
+    Examples:
         >>> format_value(1536, "bytes"), format_value(0.469, "fraction"), format_value(None, "text")
         ('1.50 KiB', '46.9 %', '-')
     """

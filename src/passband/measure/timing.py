@@ -27,7 +27,7 @@ def alternate(
     Raises:
         ValueError: `repeats` is less than 1.
 
-    Example:
+    Examples:
         >>> slow, fast = alternate([lambda: sum(range(100000)), lambda: None])
         >>> slow > fast
         True

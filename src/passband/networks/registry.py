@@ -73,7 +73,7 @@ def create_model(
             inputs of this size.
         ImportError: torchvision or timm is missing; the message names the extra.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = create_model("resnet8", num_classes=10, in_channels=1, input_size=(8, 8))
         >>> model(torch.zeros(2, 1, 8, 8)).shape
@@ -115,7 +115,7 @@ def create_model(
 def list_models() -> list[tuple[str, str]]:
     """The names that `create_model` knows, each with a description.
 
-    Example:
+    Examples:
         >>> [name for name, _ in list_models()][-2:]
         ['torchvision:NAME', 'timm:NAME']
     """

@@ -251,7 +251,7 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
 class BandLimitedConv1d(_BandLimitedConv, nn.Conv1d):
     """Band-limited convolution of series (B, C, L); see `BandLimitedConv2d`.
 
-    Example:
+    Examples:
         >>> layer = BandLimitedConv1d(8, 16, 5, padding="same", compression=0.5)
         >>> layer(torch.randn(4, 8, 270)).shape
         torch.Size([4, 16, 270])
@@ -286,7 +286,7 @@ class BandLimitedConv2d(_BandLimitedConv, nn.Conv2d):
     Source:
         Dziedzic et al., ICML 2019, section 3.
 
-    Example:
+    Examples:
         >>> layer = BandLimitedConv2d(16, 32, 3, padding=1, compression=0.5)
         >>> layer(torch.randn(2, 16, 32, 32)).shape
         torch.Size([2, 32, 32, 32])
@@ -301,7 +301,7 @@ class BandLimitedConv2d(_BandLimitedConv, nn.Conv2d):
 class BandLimitedConv3d(_BandLimitedConv, nn.Conv3d):
     """Band-limited convolution of volumes (B, C, D, H, W); see `BandLimitedConv2d`.
 
-    Example:
+    Examples:
         >>> layer = BandLimitedConv3d(2, 4, 3, padding=1, compression=0.5)
         >>> layer(torch.randn(1, 2, 6, 8, 8)).shape
         torch.Size([1, 4, 6, 8, 8])

@@ -15,7 +15,7 @@ def run_as_constant(function: FunctionT) -> FunctionT:
     torch.compiler.assume_constant_result does, which imports the whole compiler to do it: that
     would double the time of `import passband` and change the filters of warnings.
 
-    Example:
+    Examples:
         >>> @run_as_constant
         ... def answer() -> int:
         ...     return 42
@@ -31,7 +31,7 @@ def run_uncompiled(reason: str) -> Callable[[FunctionT], FunctionT]:
 
     What torch.compiler.disable does, without importing the compiler before the first call.
 
-    Example:
+    Examples:
         >>> import torch
         >>> @run_uncompiled("it looks at values")
         ... def is_positive(x: torch.Tensor) -> bool:

@@ -75,7 +75,7 @@ def accuracy_against_compression(
     Raises:
         ValueError: Nothing to draw.
 
-    Example:
+    Examples:
         >>> figure = accuracy_against_compression(
         ...     {"band-limited": {0.0: [0.93, 0.95], 0.5: [0.92, 0.93]}},
         ...     title="digits, lenet5", reference={"nn.Conv2d": [0.94]})

@@ -108,7 +108,7 @@ def write_report(report: Report, folder: Path) -> Path:
 def render(report: Report, sources: Mapping[str, str]) -> str:
     """The HTML of a report, given the address of each picture.
 
-    Example:
+    Examples:
         >>> page = render(Report("A title", ["What came out."], [], "a command", {}), {})
         >>> "<h1>A title</h1>" in page
         True
@@ -134,7 +134,7 @@ def png(figure: "Figure") -> bytes:
 def environment_facts() -> dict[str, str]:
     """Versions and machine, for `Report.facts`.
 
-    Example:
+    Examples:
         >>> list(environment_facts())
         ['passband', 'torch', 'Python', 'processor', 'torch threads', 'system']
     """

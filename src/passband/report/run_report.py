@@ -84,7 +84,7 @@ def read_metrics(path: Path) -> dict[str, list[float]]:
 def band_in_words(config: TrainConfig) -> str:
     """What a config does to the convolutions, in a few words.
 
-    Example:
+    Examples:
         >>> band_in_words(TrainConfig())
         'native convolutions'
         >>> band_in_words(TrainConfig(method="band-limited", compression=0.5))

@@ -28,7 +28,7 @@ BAND_COLOURS = COLOURS[2:]  # those that show on grey pictures and on white pape
 def decibels(magnitude: Array, reference: float | None = None) -> Array:
     """Magnitudes relative to a reference, or else to the largest one, in dB, not below -60.
 
-    Example:
+    Examples:
         >>> decibels(numpy.array([1.0, 0.1, 0.0]))
         array([  0., -20., -60.])
     """
@@ -58,7 +58,7 @@ def magnitudes(values: Array, sizes: tuple[int, ...]) -> Array:
 def energy_kept(values: Array, band: Band) -> float:
     """Fraction of a map's energy that lies in the band.
 
-    Example:
+    Examples:
         >>> from passband.spectrum.band import full_band
         >>> round(energy_kept(numpy.ones((4, 4)), full_band((6, 6))), 6)
         1.0

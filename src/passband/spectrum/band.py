@@ -27,7 +27,7 @@ ENERGY_MODES = ("coarse", "fine")
 def half_size(size: int) -> int:
     """Number of half-spectrum coefficients of a real axis of `size` points.
 
-    Example:
+    Examples:
         >>> half_size(34), half_size(9)
         (18, 5)
     """
@@ -45,7 +45,7 @@ def parseval_weights(size: int) -> npt.NDArray[np.float64]:
     The mirror half is not stored, so interior coefficients count twice:
     sum |x|^2 = sum w |X|^2 / N.
 
-    Example:
+    Examples:
         >>> parseval_weights(6).tolist(), parseval_weights(5).tolist()
         ([1.0, 2.0, 2.0, 1.0], [1.0, 2.0, 2.0])
     """
@@ -57,7 +57,7 @@ def parseval_weights(size: int) -> npt.NDArray[np.float64]:
 def signed_frequencies(size: int) -> npt.NDArray[np.int64]:
     """Integer frequencies of a full axis, in the order of torch.fft: 0, 1, ..., -2, -1.
 
-    Example:
+    Examples:
         >>> signed_frequencies(5).tolist()
         [0, 1, 2, -2, -1]
     """
@@ -76,7 +76,7 @@ class Band:
     Raises:
         ValueError: A k is outside its range, or the numbers of axes differ.
 
-    Example:
+    Examples:
         >>> band = Band(sizes=(34, 34), kept=(13, 13))
         >>> band.kept_coefficients, band.coefficients, round(band.realised_compression, 3)
         (325, 612, 0.469)
@@ -151,7 +151,7 @@ class Band:
         Returns:
             Boolean tensor of shape (N1, ..., N//2 + 1).
 
-        Example:
+        Examples:
             >>> Band((4, 4), (2, 2)).mask().int().tolist()
             [[1, 1, 0], [1, 1, 0], [0, 0, 0], [1, 1, 0]]
         """
@@ -171,7 +171,7 @@ class Band:
             Integer array (bins, axes). The representative of a pair is the one whose last
             frequency that is not its own negative is positive.
 
-        Example:
+        Examples:
             >>> Band((5, 5), (2, 2)).bins().tolist()
             [[0, 0], [0, 1], [1, 0], [1, 1], [-1, 1]]
         """
@@ -194,7 +194,7 @@ class Band:
 def full_band(sizes: Sequence[int]) -> Band:
     """The band that discards nothing.
 
-    Example:
+    Examples:
         >>> full_band((6, 5)).kept
         (4, 3)
     """
@@ -208,7 +208,7 @@ def nested_bands(sizes: tuple[int, ...]) -> tuple[Band, ...]:
     For a fraction r the band keeps k = ceil(r * half) of each axis, at least 1. Every band contains
     the one before it and the last is the full band; on a square grid they are k = 1, 2, ..., half.
 
-    Example:
+    Examples:
         >>> [band.kept for band in nested_bands((8, 4))]
         [(1, 1), (2, 1), (2, 2), (3, 2), (4, 2), (4, 3), (5, 3)]
     """
@@ -230,7 +230,7 @@ def band_from_compression(sizes: tuple[int, ...], compression: float) -> Band:
 
     A tie keeps more, and what differs by rounding is a tie. Zero is exactly the full band.
 
-    Example:
+    Examples:
         >>> band_from_compression((34, 34), 0.5).kept
         (13, 13)
         >>> band_from_compression((6, 6), 0.5).realised_compression

@@ -18,7 +18,7 @@ def cached_constant(build: Callable[P, R]) -> Callable[P, R]:
     first call: an export that traces with stand-ins for tensors, inference mode, another default
     device.
 
-    Example:
+    Examples:
         >>> @cached_constant
         ... def ramp(size: int) -> torch.Tensor:
         ...     return torch.arange(size)

@@ -22,7 +22,7 @@ def dct_matrix(
 
     It is cached: do not change it.
 
-    Example:
+    Examples:
         >>> d = dct_matrix(5)
         >>> torch.allclose(d @ d.T, torch.eye(5, dtype=d.dtype))
         True
@@ -37,7 +37,7 @@ def dct_matrix(
 def dct(tensor: Tensor, dim: int = -1) -> Tensor:
     """Orthonormal DCT-II along one axis.
 
-    Example:
+    Examples:
         >>> dct(torch.ones(4))
         tensor([2., 0., 0., 0.])
     """
@@ -47,7 +47,7 @@ def dct(tensor: Tensor, dim: int = -1) -> Tensor:
 def idct(tensor: Tensor, dim: int = -1) -> Tensor:
     """Orthonormal DCT-III along one axis, the inverse of `dct`.
 
-    Example:
+    Examples:
         >>> x = torch.arange(6.0).view(2, 3)
         >>> torch.allclose(idct(dct(x, 0), 0), x, atol=1e-6)
         True

@@ -55,7 +55,7 @@ def fourier_basis(
     Returns:
         Tensor (size, 2 * kept - 1), or (size, size) at full band. It is cached: do not change it.
 
-    Example:
+    Examples:
         >>> q = fourier_basis(9, 3)
         >>> q.shape, torch.allclose(q.T @ q, torch.eye(5, dtype=q.dtype))
         (torch.Size([9, 5]), True)
@@ -71,7 +71,7 @@ def transform(tensor: Tensor, matrices: Sequence[Tensor | None], first_axis: int
         matrices: One matrix (new length, old length) per axis; None leaves the axis as it is.
         first_axis: The axis that belongs to the first matrix.
 
-    Example:
+    Examples:
         >>> q = fourier_basis(6, 2, torch.float32)
         >>> transform(torch.ones(2, 6, 6), [q.T, q.T], 1).shape
         torch.Size([2, 3, 3])
@@ -102,7 +102,7 @@ def transform_multiplications(
         new_sizes: And after.
         axes: The axes that have a matrix.
 
-    Example:
+    Examples:
         >>> transform_multiplications((32, 32), (25, 25), (0, 1))
         45600
     """
@@ -169,7 +169,7 @@ class HermitianPacking:
         dtype: Floating type of the weights.
         device: Their device.
 
-    Example:
+    Examples:
         >>> packing = hermitian_packing(Band((6, 5), (3, 2)), torch.float64)
         >>> z = torch.randn(15, 2, dtype=torch.float64)
         >>> real, imag = packing.pack(z)
@@ -268,7 +268,7 @@ def filter_transform(
     Returns:
         Tensor (2, bins, taps): real part, then imaginary part. Cached: do not change it.
 
-    Example:
+    Examples:
         >>> e = filter_transform(Band((6,), (2,)), (3,), (1,))
         >>> torch.allclose(e[0, 1], torch.tensor([1.0, 0.5, -0.5], dtype=e.dtype))
         True

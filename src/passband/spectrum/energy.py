@@ -38,7 +38,7 @@ def coefficient_energies(maps: Tensor, sizes: Sequence[int]) -> Tensor:
     Returns:
         Tensor (N1, ..., N//2 + 1), whose sum is N1 * N2 * .. times the sum of squares.
 
-    Example:
+    Examples:
         >>> x = torch.randn(2, 3, 5, 6, dtype=torch.float64)
         >>> torch.allclose(coefficient_energies(x, (5, 6)).sum(), 30 * x.square().sum())
         True
@@ -56,7 +56,7 @@ def coefficient_energies(maps: Tensor, sizes: Sequence[int]) -> Tensor:
 def band_energy(maps: Tensor, band: Band) -> Tensor:
     """Fraction of the energy of the maps that a band holds; 0 / 0 is 1.
 
-    Example:
+    Examples:
         >>> x = torch.ones(1, 1, 8, 8)
         >>> band_energy(x, Band((8, 8), (1, 1))).item()
         1.0
@@ -83,7 +83,7 @@ def band_from_energy(
         energy: Fraction to keep, 0 < energy <= 1.
         mode: "coarse" or "fine".
 
-    Example:
+    Examples:
         >>> x = torch.cos(2 * torch.pi * 2 * torch.arange(16) / 16).expand(1, 1, 16)
         >>> band_from_energy(x, (16,), 0.9).band.kept
         (3,)
@@ -102,7 +102,7 @@ def smallest_band(
         energy: Fraction to keep, 0 < energy <= 1.
         mode: "coarse" or "fine".
 
-    Example:
+    Examples:
         >>> smallest_band(torch.tensor([4.0, 1.0, 5.0, 0.0]), (6,), 0.5).band.kept
         (2,)
     """

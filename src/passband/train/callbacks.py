@@ -225,7 +225,7 @@ def chosen_by(row: dict[str, float]) -> str:
 def epoch_line(row: dict[str, float], epochs: int) -> str:
     """An epoch in one line.
 
-    Example:
+    Examples:
         >>> epoch_line({"epoch": 0, "train_loss": 1.2, "train_accuracy": 0.5, "test_loss": 1.1,
         ...             "test_accuracy": 0.625, "learning_rate": 0.01, "seconds": 2.5}, 20)
         'epoch  1/20   train 50.0 % (loss 1.200)   test 62.5 % (loss 1.100)   lr 0.01   2.5 s'

@@ -41,7 +41,7 @@ def write_checkpoint(
     Raises:
         TypeError: A value is of another type; the message says where it is.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> state = {"step": 3, "momentum": {0: torch.ones(2)}, "betas": (0.9, float("inf"))}
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -164,7 +164,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 def scheduled_lr(config: TrainConfig, epoch: int) -> float:
     """The learning rate of an epoch, for the schedules that depend on nothing else.
 
-    Example:
+    Examples:
         >>> config = TrainConfig(lr=0.1, epochs=4, scheduler="step")
         >>> [round(scheduled_lr(config, epoch), 4) for epoch in range(4)]
         [0.1, 0.1, 0.01, 0.001]

@@ -58,7 +58,7 @@ class TrainConfig:
         ValueError: A value is outside its range, or does not fit another.
         TypeError: A value is of the wrong type.
 
-    Example:
+    Examples:
         >>> config = TrainConfig(method="band-limited", compression=0.5, epochs=3)
         >>> config.band_limit.compression, config.lr
         (0.5, 0.01)

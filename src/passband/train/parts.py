@@ -34,7 +34,7 @@ def load_parts(config: TrainConfig) -> Parts:
         ValueError: The data set is unknown, or too small for the validation fraction.
         FileNotFoundError: The data is not there.
 
-    Example:
+    Examples:
         >>> parts = load_parts(TrainConfig(validation=0.1, limit_train=200))
         >>> size(parts.train), size(parts.validation), size(parts.test)
         (180, 20, 355)

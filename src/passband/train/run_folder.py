@@ -24,7 +24,7 @@ logger = logging.getLogger("passband")
 class RunFolder:
     """The files of a run.
 
-    Example:
+    Examples:
         >>> RunFolder(Path("runs/a")).last.as_posix()
         'runs/a/checkpoints/last.safetensors'
     """

@@ -21,7 +21,7 @@ IGNORED_LABEL = -100  # what torch.nn.functional.cross_entropy leaves out
 def stream_seed(*words: int | str) -> int:
     """A 63-bit seed for a purpose, unrelated to the seed of any other purpose.
 
-    Example:
+    Examples:
         >>> stream_seed("order", 0, 1) == stream_seed("order", 0, 1) != stream_seed("order", 1, 0)
         True
     """
@@ -52,7 +52,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         first_epoch: Epoch to begin with.
         first_batch: Batches of that epoch to leave out, because an earlier process saw them.
 
-    Example:
+    Examples:
         >>> sampler = EpochSampler(7, batch_size=3, seed=0)
         >>> len(sampler), len(list(sampler))  # the seventh would be a batch of one
         (6, 6)
@@ -128,7 +128,7 @@ class EvaluationSampler(Sampler[int]):
 
     Processes must go through the same number of batches, so shares are filled up with `PADDING`.
 
-    Example:
+    Examples:
         >>> list(EvaluationSampler(5, rank=1, world_size=2))
         [1, 3, -1]
     """

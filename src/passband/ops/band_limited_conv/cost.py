@@ -12,7 +12,7 @@ from passband.spectrum.dft import transform_multiplications
 class Multiplications:
     """Real multiplications of one forward pass.
 
-    Example:
+    Examples:
         >>> Multiplications(transforms=10, product=90, filters=0).total
         100
     """
@@ -35,7 +35,7 @@ def native_multiplications(
 ) -> int:
     """Multiplications of torch's convolution: B O C/groups times taps times output points.
 
-    Example:
+    Examples:
         >>> from passband.ops.band_limited_conv.geometry import conv_geometry
         >>> native_multiplications(conv_geometry((32, 32), (3, 3), padding=1), 1, 64, 64)
         37748736
@@ -54,7 +54,7 @@ def multiplications(
     channels. fft is counted as four products per coefficient kept, its transforms as
     5/2 N log2 N per map of N points, the usual count of a real FFT.
 
-    Example:
+    Examples:
         >>> from passband.ops.band_limited_conv.geometry import conv_geometry
         >>> g = conv_geometry((32, 32), (3, 3), padding=1, compression=0.5)
         >>> multiplications("matmul", g, 1, 64, 64).product

@@ -21,7 +21,7 @@ class ConvGeometry:
     the grid is zeros. The filter spans dilation * (kernel - 1) + 1 points, and outputs are taken
     every `stride` points, as long as the filter lies inside the padded map.
 
-    Example:
+    Examples:
         >>> g = ConvGeometry((32,), ((1, 1),), (3,), (2,), (1,), 1, (34,), (13,))
         >>> g.padded_size, g.output_size, g.keeps_map
         ((34,), (16,), False)
@@ -106,7 +106,7 @@ def conv_geometry(
         ValueError: A value is outside its range, or the filter is larger than the padded map.
         TypeError: A value is not a whole number or a tuple of them.
 
-    Example:
+    Examples:
         >>> conv_geometry((32, 32), (3, 3), padding=1, compression=0.5).kept
         (13, 13)
     """

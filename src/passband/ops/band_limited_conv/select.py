@@ -41,7 +41,7 @@ def select_algorithm(
 ) -> str:
     """The algorithm that runs, from shapes alone; compiled or exported, from those but the batch.
 
-    Example:
+    Examples:
         >>> from passband.ops.band_limited_conv.geometry import conv_geometry
         >>> narrow = conv_geometry((32, 32), (3, 3), padding=1, compression=0.85)
         >>> select_algorithm("auto", narrow, 32, 64, 64)
