@@ -30,7 +30,7 @@ lint: setup
 	$(BIN)/mypy
 
 docs: setup
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Our layers against torch's, in one process; writes benchmarks/results/*.csv.
 bench: setup

@@ -130,6 +130,12 @@ def test_public_names_have_a_docstring_with_an_example() -> None:
     assert not without
 
 
+def test_examples_are_headed_as_the_documentation_reads_them() -> None:
+    """Under "Example:" it would set the code as text."""
+    wrong = [path.name for path in sources() if re.search(r"^\s*Example:$", path.read_text(), re.M)]
+    assert not wrong
+
+
 def top_level_modules_of(*distributions: str) -> set[str]:
     """What installing these distributions, with what they require, makes importable."""
     wanted, queue = set(), list(distributions)
