@@ -90,7 +90,7 @@ def test_pixels_of_a_spectrum_stand_at_their_frequencies() -> None:
     image = axes.images[0]
     left, _, bottom, _ = image.get_extent()
     assert image.origin == "lower"
-    lit = np.argwhere(image.get_array() > -1) + [bottom + 0.5, left + 0.5]
+    lit = np.argwhere(image.get_array() > -1) + np.array([bottom + 0.5, left + 0.5])
     assert sorted(map(tuple, lit.tolist())) == [(-2, -1), (2, 1)]
 
 

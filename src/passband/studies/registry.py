@@ -1,0 +1,69 @@
+"""The names of the studies.
+
+A study is a module of this package with a function `run(out, *, progress, **options)` that returns
+a `StudyResult`; it is entered in `_STUDIES` and imported when it is run.
+"""
+
+import importlib
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from passband.measure.table import Table
+from passband.names import unknown_name
+
+_STUDIES = {
+    "demo": "native and band-limited networks on digits and a time series, in about two minutes",
+}
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study leaves.
+
+    Args:
+        table: Its results, also in table.csv and result.json.
+        report: The path of its report.html.
+    """
+
+    table: Table
+    report: Path
+
+
+def list_studies() -> list[tuple[str, str]]:
+    """The names that `run_study` knows, each with a description.
+
+    Examples:
+        >>> [name for name, _ in list_studies()]
+        ['demo']
+    """
+    return list(_STUDIES.items())
+
+
+def run_study(name: str, out: str | Path, *, progress: bool = True, **options: Any) -> StudyResult:
+    """Run a study, or go on with one that was stopped.
+
+    Args:
+        name: One of `list_studies`.
+        out: Folder for everything it writes; made if it is not there. Trainings that are finished
+            in it are not done again.
+        progress: Show a progress bar.
+        options: The study's own options.
+
+    Returns:
+        Its table, and the path of its report.
+
+    Raises:
+        ValueError: The name or an option is unknown, or an option has a value it cannot have.
+        ImportError: A package is missing; the message names the extra.
+    """
+    if name not in _STUDIES:
+        raise unknown_name("study", name, _STUDIES)
+    run = importlib.import_module(f"passband.studies.{name}").run
+    known = [option for option in inspect.signature(run).parameters if option != "progress"][1:]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of the study {name!r}", option, known)
+    result: StudyResult = run(Path(out), progress=progress, **options)
+    return result
