@@ -31,13 +31,21 @@ class Experiment:
 
 EXPERIMENTS = {
     "fifty-words": Experiment(
-        TrainConfig(data="ucr:FiftyWords", model="fcn", epochs=100, batch_size=32, lr=0.01),
+        TrainConfig(
+            data="ucr:FiftyWords",
+            model="fcn",
+            epochs=60,
+            batch_size=32,
+            lr=0.001,
+            optimizer="adam",
+            weight_decay=0.0,
+        ),
         (0.0, 0.5, 0.85),
-        (0, 1),
+        (0,),
     ),
     "cifar10": Experiment(
         TrainConfig(
-            data="cifar10", model="resnet8", epochs=4, batch_size=128, lr=0.1, scheduler="cosine"
+            data="cifar10", model="resnet8", epochs=3, batch_size=128, lr=0.1, scheduler="cosine"
         ),
         (0.0, 0.5, 0.85),
         (0,),
