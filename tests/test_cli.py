@@ -47,9 +47,11 @@ def test_train_prints_epochs_a_table_and_the_folder(tmp_path: Path, capsys: Capt
     assert main(["train", *TINY, *LIMITED, "--out", str(out)]) == 0
     printed, errors = capsys.readouterr()
     lines = printed.splitlines()
-    assert lines[0].startswith("epoch 1/1   train ")
-    assert lines[2].split() == ["epoch", "checkpoint", "test", "accuracy", "test", "loss"]
-    assert lines[4].split()[:2] == ["1", "last"]
+    assert lines[0].startswith("digits: scikit-learn's bundled digits")
+    assert lines[1] == "lenet5: 64 examples to train on, 40 to test"
+    assert lines[2].startswith("epoch 1/1   train ")
+    assert lines[4].split() == ["epoch", "checkpoint", "test", "accuracy", "test", "loss"]
+    assert lines[6].split()[:2] == ["1", "last"]
     assert "54.5 % discarded" in printed  # of grids of 8 and 4 points, whatever the weights are
     assert "The best epoch was chosen on the test data" in printed
     assert lines[-1] == str(out / "report.html")
@@ -89,7 +91,9 @@ def test_a_report_that_cannot_be_made_does_not_spoil_the_run(
 def test_resume_needs_no_options_and_takes_more_epochs(tmp_path: Path, capsys: Captured) -> None:
     out = str(tmp_path / "run")
     assert main(["train", *TINY, *LIMITED, "--out", out]) == 0
+    capsys.readouterr()
     assert main(["train", "--resume", "--out", out, "--epochs", "2"]) == 0
+    assert capsys.readouterr().out.splitlines()[2] == "resuming at epoch 2, step 1"
     config = RunFolder(tmp_path / "run").read_config()
     assert (config.epochs, config.compression, config.limit_train) == (2, 0.5, 64)
     assert [row["epoch"] for row in metrics(tmp_path / "run")] == ["0", "1"]
@@ -253,7 +257,8 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     process = start("train", *TINY[:-1], "10000", "--out", out)
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("epoch")
+    while not process.stdout.readline().startswith("epoch"):
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
@@ -282,7 +287,7 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     printed, errors = process.communicate()
     assert process.returncode == 0, errors
     lines = [line.split("   ")[0] for line in printed.splitlines()]
-    assert lines[:3] == ["epoch 1/2", "epoch 2/2", ""]  # of one of the processes
+    assert lines[2:5] == ["epoch 1/2", "epoch 2/2", ""]  # of one of the processes
     [_, row] = metrics(tmp_path)
     result = RunFolder(tmp_path).read_result()
     assert result is not None

@@ -287,6 +287,7 @@ def test_prints_a_line_per_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[s
     run(BAND_LIMITED, tmp_path)
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
-    assert "test" in lines[0]
+    assert lines[1] == "lenet5: 64 examples to train on, 40 to test"
+    assert [line.split()[1] for line in lines[2:]] == ["1/2", "2/2"]
+    assert "test" in lines[2]
     assert err == ""

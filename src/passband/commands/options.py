@@ -49,7 +49,7 @@ def show(text: str) -> None:
 def parse_band(value: str | None) -> int | tuple[int, ...] | None:
     """The numbers of --band.
 
-    Example:
+    Examples:
         >>> parse_band("8"), parse_band("8,6"), parse_band(None)
         (8, (8, 6), None)
     """

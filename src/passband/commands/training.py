@@ -1,7 +1,6 @@
 """Commands that train networks and test them."""
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,7 +123,7 @@ def evaluate(
 
     bands = [BandLimit(compression=c) for c in compression or ()]
     bands += [BandLimit(energy=e) for e in energy or ()]
-    found = evaluate_bands(run, bands or [BandLimit()], checkpoint, progress=sys.stderr.isatty())
+    found = evaluate_bands(run, bands or [BandLimit()], checkpoint, progress=True)
     rows = [
         {
             "band": _describe_band(entry),

@@ -49,6 +49,9 @@ class Recorder(Checkpoint):
                 self.folder.tensorboard, purge_step=epoch if epoch else None
             )
             self.write_metrics(_classifier(pl_module))
+            step = _classifier(pl_module).next_batch
+            if self.announce and (epoch or step):
+                print(f"resuming at epoch {epoch + 1}, step {step + 1}")
 
     def on_train_batch_end(
         self,

@@ -3,7 +3,6 @@
 import copy
 import math
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -149,7 +148,8 @@ def measure_accuracy(
     )
     if progress:
         tqdm = require("tqdm", extra="train").tqdm
-        loader = tqdm(loader, "testing", leave=False, dynamic_ncols=True, file=sys.stderr)
+        # disable=None: only on a terminal
+        loader = tqdm(loader, "testing", leave=False, dynamic_ncols=True, disable=None)
     loss = correct = torch.zeros((), device=device)
     with torch.inference_mode(), autocast(device, config.precision):
         for inputs, labels in loader:

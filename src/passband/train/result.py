@@ -1,7 +1,6 @@
 """What a finished run is worth."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -23,19 +22,28 @@ from passband.train.run_folder import RunFolder, logger
 
 
 def conclude(
-    config: TrainConfig, folder: RunFolder, parts: Parts, history: list[dict[str, float]]
+    config: TrainConfig,
+    folder: RunFolder,
+    parts: Parts,
+    history: list[dict[str, float]],
+    progress: bool,
 ) -> dict[str, Any]:
     """Measure the checkpoints and the model of a finished training.
 
     The checkpoints are read back, so what is measured is what is on disk.
     """
     model = make_model(config, parts.bundle)
-    last = _judge(model, folder.last, config, parts)
+    last_checkpoint = read_checkpoint(folder.last)
+    last = _judge(last_checkpoint, model, config, parts, progress)
     try:
-        best = _judge(model, folder.best, config, parts)
+        best_checkpoint = read_checkpoint(folder.best)
     except (DamagedCheckpointError, FileNotFoundError) as error:
+        best: dict[str, Any] | None = None
         logger.warning("%s; the result has no best epoch", error)
-        best = None
+    else:
+        best = last
+        if _epoch(best_checkpoint) != _epoch(last_checkpoint):
+            best = _judge(best_checkpoint, model, config, parts, progress)
     chosen_on = "test" if parts.validation is None else "validation"
     reported = "last" if parts.validation is None or best is None else "best"
     headline = last if best is None or reported == "last" else best
@@ -67,13 +75,23 @@ def conclude(
     }
 
 
-def _judge(model: nn.Module, path: Path, config: TrainConfig, parts: Parts) -> dict[str, Any]:
+def _judge(
+    checkpoint: dict[str, Any],
+    model: nn.Module,
+    config: TrainConfig,
+    parts: Parts,
+    progress: bool,
+) -> dict[str, Any]:
     """Epoch and metrics of a checkpoint, measured on the test data."""
-    checkpoint = read_checkpoint(path)
     model.load_state_dict(network_weights(checkpoint))
     row = checkpoint["passband"]["history"][-1]
-    measured = measure_accuracy(model, parts.test, config)
+    measured = measure_accuracy(model, parts.test, config, progress)
     held_out = {name: row[name] for name in row if name.startswith("validation_")}
-    judged = {"epoch": int(row["epoch"]) + 1, **held_out, **measured}
+    judged = {"epoch": _epoch(checkpoint), **held_out, **measured}
     # JSON has no number for a loss that is not finite.
     return {k: v if math.isfinite(v) else None for k, v in judged.items()}
+
+
+def _epoch(checkpoint: dict[str, Any]) -> int:
+    """How many epochs a checkpoint has been trained."""
+    return int(checkpoint["passband"]["history"][-1]["epoch"]) + 1

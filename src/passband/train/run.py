@@ -6,7 +6,7 @@ from typing import Any
 from passband.extras import require
 from passband.train.config import TrainConfig
 from passband.train.evaluation import best_device, make_model
-from passband.train.parts import load_parts
+from passband.train.parts import load_parts, size
 from passband.train.result import conclude
 from passband.train.run_folder import RunFolder, check_same_run, logger, write_json
 
@@ -89,10 +89,15 @@ def run(
     checkpoint = folder.good_checkpoint() if resume else None
     if known is not None and checkpoint is None:
         logger.warning("%s has no checkpoint: the run begins again", folder.path)
+    if is_first and progress:
+        print(f"{config.data}: {parts.bundle.source}")
+        print(
+            f"{config.model}: {size(parts.train)} examples to train on, {size(parts.test)} to test"
+        )
     trained = loop.fit(model, parts, checkpoint)
     if not is_first:
         return {}
-    result = conclude(config, folder, parts, trained.history) | {
+    result = conclude(config, folder, parts, trained.history, progress) | {
         "steps": trained.steps,
         "step_milliseconds": trained.step_milliseconds,
         "device": trained.device,
