@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from passband.ops.band_limited_conv.geometry import ConvGeometry, conv_geometry
+from passband.ops.band_limited_conv.layout import product_dtype
 from passband.ops.band_limited_conv.masked import masked_spectrum
 from passband.ops.band_limited_conv.op import band_limited_conv, geometry_arguments
 from passband.ops.band_limited_conv.reference import band_limited_conv as reference_conv
@@ -229,13 +230,14 @@ def convolve(
         algorithm, geometry, input.shape[0], input.shape[1], weight.shape[0]
     )
     if algorithm == "fft":
-        return _reference_conv(input, weight, bias, geometry, mask)
+        return _reference_conv(input, weight, bias, geometry, mask).to(product_dtype(weight))
     shapes = geometry_arguments(geometry)
     output: Tensor
     if mask is None:
         output, _ = band_limited_conv(input, weight, bias, *shapes, algorithm, None, False)
     else:
-        spectrum = masked_spectrum(input, geometry, mask)
+        with torch.autocast(input.device.type, enabled=False):
+            spectrum = masked_spectrum(input, geometry, mask)
         output, _ = band_limited_conv(spectrum, weight, bias, *shapes, "matmul", None, True)
     return output
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from passband import functional
 from passband.ops.band_limited_conv import matmul
 from passband.ops.band_limited_conv.geometry import ConvGeometry, conv_geometry, per_axis
-from passband.ops.band_limited_conv.layout import memory_format
+from passband.ops.band_limited_conv.layout import memory_format, product_dtype
 from passband.ops.band_limited_conv.select import check_algorithm, select_algorithm
 from passband.spectrum.band import check_band_arguments
 
@@ -213,10 +213,8 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
         shape = (geometry, input.shape[0], self.in_channels, self.out_channels)
         if select_algorithm(self.algorithm, *shape) != "matmul":
             return None
-        device, dtype = input.device.type, self.weight.dtype
-        if torch.is_autocast_enabled(device) and dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(device)
-        with torch.autocast(device, enabled=False):
+        dtype = product_dtype(self.weight)
+        with torch.autocast(input.device.type, enabled=False):
             prepared = self._prepared_filter(geometry, dtype)
             spectrum = matmul.analyze(input, geometry)
             output = matmul.forward_prepared(spectrum, prepared, self.bias, geometry)

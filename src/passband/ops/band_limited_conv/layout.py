@@ -23,3 +23,14 @@ def memory_format(maps: Tensor) -> torch.memory_format:
 def transform_dtype(dtype: torch.dtype) -> torch.dtype:
     """Type in which transforms are computed: at least float32."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """Type of the product over channels and of the result: that of the weights, or autocast's.
+
+    Autocast leaves float64 alone, as it does in torch's own convolutions.
+    """
+    device = weight.device.type
+    if weight.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return weight.dtype

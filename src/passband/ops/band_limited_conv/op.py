@@ -21,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from passband.ops.band_limited_conv import lowpass, matmul
 from passband.ops.band_limited_conv.geometry import ConvGeometry
-from passband.ops.band_limited_conv.layout import memory_format
+from passband.ops.band_limited_conv.layout import memory_format, product_dtype
 
 IMPLEMENTATIONS: dict[str, ModuleType] = {"lowpass": lowpass, "matmul": matmul}
 
@@ -255,14 +255,12 @@ band_limited_conv_backward.register_autograd(_differentiate_backward, setup_cont
 def _autocast(device: str) -> Callable[..., tuple[Tensor, Tensor]]:
     """The operator under autocast: transforms as they are, the product in the autocast type.
 
-    Inputs keep their types, so that the transforms lose nothing; float64 is left alone, as torch's
-    own convolutions leave it.
+    Inputs keep their types, so that the transforms lose nothing.
     """
 
     def call(input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Any:
         *geometry, dtype, from_spectrum = arguments
-        if dtype is None and weight.dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(device)
+        dtype = product_dtype(weight) if dtype is None else dtype
         with torch.autocast(device, enabled=False):
             return band_limited_conv(input, weight, bias, *geometry, dtype, from_spectrum)
 
