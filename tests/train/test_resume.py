@@ -45,6 +45,9 @@ def undisturbed(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def assert_as_undisturbed(out: Path, undisturbed: Path) -> None:
+    for folder in (".", "checkpoints"):  # nothing half written is left
+        names = [{path.name for path in (run / folder).iterdir()} for run in (out, undisturbed)]
+        assert names[0] == names[1]
     assert_same(weights(out), weights(undisturbed))
     assert metrics(out) == metrics(undisturbed)
     found, expected = RunFolder(out).read_result(), RunFolder(undisturbed).read_result()

@@ -27,7 +27,8 @@ class TrainConfig:
     Args:
         data: Data set, a name `passband.data.load_dataset` knows.
         model: Network, a name `passband.networks.create_model` knows.
-        method: "native" leaves the network as it is; "band-limited" converts its convolutions.
+        method: "native" leaves the network as it is; "band-limited" converts every convolution of
+            more than one point, as in the paper, so that the same ones are at every compression.
         compression: Fraction of the half-spectrum to discard, 0 <= c < 1.
         energy: Fraction of the spectral energy to keep, 0 < e <= 1.
         band: Half-spectrum coefficients to keep per axis.
