@@ -86,6 +86,7 @@ def test_bins_hold_one_of_each_conjugate_pair(band: Band) -> None:
         met |= {index, negative(index, band.sizes)}
     assert met == {tuple(index) for index in np.argwhere(whole_mask(band)).tolist()}
     assert band.pair_count == len(bins)
+    assert all(frequencies[-1] >= 0 for frequencies in bins)  # in the half-spectrum
 
 
 @properties

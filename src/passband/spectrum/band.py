@@ -169,7 +169,8 @@ class Band:
 
         Returns:
             Integer array (bins, axes). The representative of a pair is the one whose last
-            frequency that is not its own negative is positive.
+            frequency that is not its own negative is positive, so that it lies in the half-spectrum
+            that torch.fft.rfftn stores.
 
         Examples:
             >>> Band((5, 5), (2, 2)).bins().tolist()

@@ -29,11 +29,8 @@ def masked_spectrum(maps: Tensor, geometry: ConvGeometry, mask: Tensor) -> Tenso
 
 
 def mask_of_bins(geometry: ConvGeometry, mask: Tensor) -> Tensor:
-    """A half-spectrum mask read at the bins of the band, a conjugate where the bin is mirrored."""
+    """A half-spectrum mask read at the bins of the band, which all lie in the half-spectrum."""
     bins = torch.from_numpy(geometry.band.bins())
-    # the half-spectrum stores frequencies of the last axis from zero on; elsewhere stands the
-    # conjugate, at the negative of every frequency
-    bins = torch.where(bins[:, -1:] < 0, -bins, bins)
     index = tuple(
         (column % size).to(mask.device) for column, size in zip(bins.T, geometry.grid, strict=True)
     )
