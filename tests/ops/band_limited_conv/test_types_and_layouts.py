@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import passband as pb
+from passband.ops.band_limited_conv import lowpass, matmul
+from passband.ops.band_limited_conv.geometry import conv_geometry
 from tests.ops.band_limited_conv.cases import FAST, NATIVE, OURS, Call
 from tests.support import TOLERANCE, assert_close, output_and_gradients, random
 
@@ -35,6 +37,16 @@ def test_short_types_are_near_to_float64(call: Call, dtype: torch.dtype, algorit
     for name, value in found.items():
         assert value.dtype == dtype
         assert_close(value, expected[name])
+
+
+@pytest.mark.parametrize("module", [lowpass, matmul], ids=["lowpass", "matmul"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_transforms_are_computed_in_float32_at_least(dtype: torch.dtype, module) -> None:
+    geometry = conv_geometry((9, 8), (3, 3), compression=0.5)
+    spectrum = module.analyze(random(2, 3, 9, 8, dtype=dtype), geometry)
+    at_least = dtype if dtype == torch.float64 else torch.float32
+    assert spectrum.dtype == at_least
+    assert module.analyze_adjoint(spectrum.to(dtype), geometry).dtype == at_least
 
 
 @algorithms
