@@ -17,10 +17,14 @@ from torch import Tensor
 from passband.ops.band_limited_conv.geometry import ConvGeometry, conv_geometry
 from passband.ops.band_limited_conv.layout import product_dtype
 from passband.ops.band_limited_conv.masked import masked_spectrum
-from passband.ops.band_limited_conv.op import band_limited_conv, geometry_arguments
+from passband.ops.band_limited_conv.op import (
+    band_limited_conv,
+    band_limited_conv_plainly,
+    geometry_arguments,
+)
 from passband.ops.band_limited_conv.reference import band_limited_conv as reference_conv
 from passband.ops.band_limited_conv.select import check_algorithm, select_algorithm
-from passband.ops.tracing import run_uncompiled
+from passband.ops.tracing import is_transformed, run_uncompiled
 from passband.spectrum.band import check_band_arguments
 from passband.spectrum.energy import band_from_energy
 
@@ -230,19 +234,28 @@ def convolve(
         algorithm, geometry, input.shape[0], input.shape[1], weight.shape[0]
     )
     if algorithm == "fft":
-        return _reference_conv(input, weight, bias, geometry, mask).to(product_dtype(weight))
+        return _convolve_by_fft(input, weight, bias, geometry, mask)
+    operator = band_limited_conv_plainly if is_transformed() else band_limited_conv
     shapes = geometry_arguments(geometry)
     output: Tensor
     if mask is None:
-        output, _ = band_limited_conv(input, weight, bias, *shapes, algorithm, None, False)
+        output, _ = operator(input, weight, bias, *shapes, algorithm, None, False)
     else:
         with torch.autocast(input.device.type, enabled=False):
             spectrum = masked_spectrum(input, geometry, mask)
-        output, _ = band_limited_conv(spectrum, weight, bias, *shapes, "matmul", None, True)
+        output, _ = operator(spectrum, weight, bias, *shapes, "matmul", None, True)
     return output
 
 
-_reference_conv = run_uncompiled("algorithm 'fft' computes with complex numbers")(reference_conv)
+@run_uncompiled("algorithm 'fft' computes with complex numbers")
+def _convolve_by_fft(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: ConvGeometry,
+    mask: Tensor | None,
+) -> Tensor:
+    return reference_conv(input, weight, bias, geometry, mask).to(product_dtype(weight))
 
 
 def check_tensors(

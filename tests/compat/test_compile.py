@@ -143,7 +143,7 @@ def test_under_autocast(algorithm: str) -> None:
     [
         ({"energy": 0.9}, "_convolve_by_energy"),
         ({"energy": 0.9, "energy_mode": "fine"}, "_convolve_by_energy"),
-        ({"compression": 0.5, "algorithm": "fft"}, "band_limited_conv"),
+        ({"compression": 0.5, "algorithm": "fft"}, "_convolve_by_fft"),
     ],
 )
 def test_what_cannot_be_compiled_runs_outside(arguments: dict[str, Any], reason: str) -> None:

@@ -1,6 +1,5 @@
 """Band-limited convolution layers: torch.nn.ConvNd with a band."""
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from passband.ops.band_limited_conv import matmul
 from passband.ops.band_limited_conv.geometry import ConvGeometry, conv_geometry, per_axis
 from passband.ops.band_limited_conv.layout import memory_format, product_dtype
 from passband.ops.band_limited_conv.select import check_algorithm, select_algorithm
+from passband.ops.tracing import is_transformed
 from passband.spectrum.band import check_band_arguments
 
 LayerT = TypeVar("LayerT", bound="_BandLimitedConv")
@@ -26,8 +26,7 @@ class _CachedFilter:
     """Transformed filters, and what they were made of."""
 
     key: tuple[Any, ...]
-    weight: weakref.ReferenceType[Tensor]
-    source: Tensor
+    weight: Tensor
     prepared: Tensor
 
 
@@ -191,15 +190,18 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
     def _cached_forward(self, input: Tensor, padding: Any) -> Tensor | None:
         """The output by filters transformed in an earlier call; None where that does not apply.
 
-        It applies in evaluation without gradients, where `matmul` is the algorithm.
+        It applies in evaluation without gradients on a CPU, where `matmul` is the algorithm.
+        Elsewhere there is no telling whether the weights have changed but by waiting for the
+        device: fused optimizers and `weight.data` leave the version counter as it is.
         """
         if (
             self.training
             or torch.is_grad_enabled()
             or self.energy is not None
             or torch.compiler.is_compiling()
+            or is_transformed()
             or type(input) is not Tensor
-            or input.is_meta
+            or input.device.type != "cpu"
             or type(self.weight) not in (Tensor, nn.Parameter)
             or self.weight.is_inference()
             or input.dim() != self._axes + 2
@@ -221,28 +223,14 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
         return output.contiguous(memory_format=memory_format(input))
 
     def _prepared_filter(self, geometry: ConvGeometry, dtype: torch.dtype) -> Tensor:
-        """The transformed filters, from the cache if the weights are what they were.
-
-        A change through `weight.data` leaves no trace in the version counter, so on a CPU the
-        values themselves are compared. Elsewhere that would wait for the device: there the weight
-        must be the very same object, since a new one, as a parametrization makes in each call, can
-        lie at the same address.
-        """
+        """The transformed filters, from the cache if the values of the weights are the same."""
         weight = self.weight
-        key = (geometry, dtype, weight.dtype, weight.device, weight.data_ptr(), weight._version)
+        key = (geometry, dtype, weight.dtype)
         cached = self._filter
-        if (
-            cached is not None
-            and cached.key == key
-            and (
-                torch.equal(cached.source, weight)
-                if weight.device.type == "cpu"
-                else cached.weight() is weight
-            )
-        ):
+        if cached is not None and cached.key == key and torch.equal(cached.weight, weight):
             return cached.prepared
         prepared = matmul.prepare_filter(weight, geometry, dtype)
-        self._filter = _CachedFilter(key, weakref.ref(weight), weight.detach().clone(), prepared)
+        self._filter = _CachedFilter(key, weight.detach().clone(), prepared)
         return prepared
 
 
@@ -266,8 +254,8 @@ class BandLimitedConv2d(_BandLimitedConv, nn.Conv2d):
     state_dict is that of torch.nn.Conv2d. With a `padding_mode` other than zeros the map is padded
     first and the band lies on the grid of the padded map.
 
-    In evaluation without gradients the transformed filters are kept between calls, and made anew
-    when the weights have changed.
+    In evaluation on a CPU without gradients the transformed filters are kept between calls, and
+    made anew when the weights have changed.
 
     Args:
         compression: Fraction of the half-spectrum's coefficients to discard, 0 <= c < 1.

@@ -1,9 +1,11 @@
-"""What torch.compile does with functions that it should not look into."""
+"""What torch.compile, torch.func and forward-mode differentiation make of our functions."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 from torch._compile import _disable_dynamo
+from torch.autograd import forward_ad
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -47,3 +49,18 @@ def run_uncompiled(reason: str) -> Callable[[FunctionT], FunctionT]:
         return uncompiled  # type: ignore[no-any-return]
 
     return decorate
+
+
+def is_transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work.
+
+    They know torch's operators only. Of an operator made by torch.library, torch.func.grad says
+    that it cannot be differentiated, and forward mode takes its derivative for zero.
+
+    Examples:
+        >>> is_transformed()
+        False
+    """
+    return not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )

@@ -7,7 +7,12 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_channels_last(maps: Tensor) -> bool:
-    """Whether the channels of (B, C, n1, ..) are innermost in memory, and only then."""
+    """Whether the channels of (B, C, n1, ..) are innermost in memory, and only then.
+
+    Of a tensor that torch.func.vmap has put a batch into, torch does not say.
+    """
+    if torch._C._functorch.is_batchedtensor(maps):
+        return False
     return (
         maps.dim() in _CHANNELS_LAST
         and not maps.is_contiguous()
@@ -31,6 +36,7 @@ def product_dtype(weight: Tensor) -> torch.dtype:
     Autocast leaves float64 alone, as it does in torch's own convolutions.
     """
     device = weight.device.type
-    if weight.dtype != torch.float64 and torch.is_autocast_enabled(device):
+    under_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if under_autocast and weight.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
     return weight.dtype

@@ -272,6 +272,16 @@ for _device, _key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
     _LIBRARY.impl("band_limited_conv", _autocast(_device), _key)  # type: ignore[no-untyped-call]
 
 
+def band_limited_conv_plainly(
+    input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    """The operator as a function made of torch's own, for transforms that know no others."""
+    *geometry, dtype, from_spectrum = arguments
+    dtype = product_dtype(weight) if dtype is None else dtype
+    with torch.autocast(weight.device.type, enabled=False):
+        return _forward(input, weight, bias, *geometry, dtype, from_spectrum)
+
+
 def _decompose(input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Any:
     """The operator as matrix products and convolutions, for whoever records them: ONNX export.
 
