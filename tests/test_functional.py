@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import passband as pb
+from passband.spectrum.energy import band_from_energy
 from tests.ops.band_limited_conv.cases import FAST, NATIVE, OURS
 from tests.support import assert_close, properties, random
 
@@ -57,6 +58,22 @@ def test_it_is_a_convolution_of_the_low_passed_map(algorithm: str) -> None:
     spectrum[..., 4:-3, :] = 0
     spectrum[..., 3:-2] = 0
     assert_close(found, F.conv2d(torch.fft.ifft2(spectrum).real, w))
+
+
+@pytest.mark.parametrize("mode", ["coarse", "fine"])
+@pytest.mark.parametrize("energy", [0.3, 0.9, 1.0])
+@algorithms
+def test_an_energy_chooses_the_band_by_the_padded_maps(algorithm: str, energy: float, mode) -> None:
+    x, w = random(2, 3, 12, 9), random(4, 3, 3, 3, seed=1)
+    found = pb.band_limited_conv2d(
+        x, w, padding=(1, 2), energy=energy, energy_mode=mode, algorithm=algorithm
+    )
+    padded = F.pad(x, [2, 2, 1, 1])
+    chosen = band_from_energy(padded, (14, 13), energy, mode)
+    mask = chosen.band.mask() if chosen.mask is None else chosen.mask
+    assert (chosen.mask is None) == (mode == "coarse" or energy == 1)
+    low_passed = torch.fft.irfft2(torch.fft.rfft2(padded) * mask, s=(14, 13))
+    assert_close(found, F.conv2d(low_passed, w))
 
 
 @algorithms
