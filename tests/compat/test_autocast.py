@@ -16,8 +16,8 @@ from tests.support import random, relative_error
 
 F32 = torch.float32
 
-# The largest relative error of rounding to a type: half a unit of the last of 8 or 11 bits. The root
-# mean square is 0.42 of that.
+# The largest relative error of rounding to a type: half a unit of the last of 8 or 11 bits. The
+# root mean square is 0.42 of that.
 ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
 # How much larger our error may be than that of torch's convolution under autocast, which rounds
