@@ -101,13 +101,16 @@ def test_channels_last_gives_channels_last(axes: int, algorithm: str, band) -> N
 @pytest.mark.parametrize("algorithm", FAST)
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_contiguous_gives_contiguous(axes: int, algorithm: str) -> None:
-    call = Call((2, 4, 9, 8, 9)[: axes + 2], (6, 4, 3, 3, 3)[: axes + 2], {}, {"compression": 0.5})
-    tensors = call.tensors(torch.float32)
-    x = tensors.pop("input").requires_grad_()
-    output = call.ours(algorithm)(input=x, **tensors)
-    assert output.is_contiguous()
-    (gradient,) = torch.autograd.grad(output, x, torch.ones_like(output))
-    assert gradient.is_contiguous()
+    """Maps of one channel, which are in both orders at once, included."""
+    for channels in (4, 1):
+        input_shape, weight_shape = (2, channels, 9, 8, 9), (6, channels, 3, 3, 3)
+        call = Call(input_shape[: axes + 2], weight_shape[: axes + 2], {}, {"compression": 0.5})
+        tensors = call.tensors(torch.float32)
+        x = tensors.pop("input").requires_grad_()
+        output = call.ours(algorithm)(input=x, **tensors)
+        assert output.is_contiguous()
+        (gradient,) = torch.autograd.grad(output, x, torch.ones_like(output))
+        assert gradient.is_contiguous()
 
 
 @algorithms
