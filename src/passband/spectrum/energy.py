@@ -46,6 +46,8 @@ def coefficient_energies(maps: Tensor, sizes: Sequence[int]) -> Tensor:
     axes = len(sizes)
     if maps.dtype in (torch.float16, torch.bfloat16):
         maps = maps.float()
+    if maps.numel() == 0:  # older torch.fft refuses an empty batch
+        maps = maps.new_zeros(maps.shape[-axes:])
     spectrum = torch.fft.rfftn(maps, s=tuple(sizes), dim=tuple(range(-axes, 0)))
     power: Tensor = spectrum.real.square() + spectrum.imag.square()
     power = power.flatten(0, -axes - 1).sum(0) if power.dim() > axes else power
