@@ -64,18 +64,19 @@ def test_nothing_to_draw_is_an_error(methods: dict[str, dict[float, list[float]]
 
 
 def test_learning_curves_of_one_run() -> None:
-    loss, accuracy = learning_curves({"run": CURVES}, title="a title").axes
+    figure = learning_curves({"run": CURVES}, title="a title")
+    loss, accuracy = figure.axes
     assert [list(line.get_ydata()) for line in loss.lines] == [[2.0, 1.0, 0.5], [2.1, 1.2, 0.9]]
     assert [line.get_linestyle() for line in loss.lines] == ["--", "-"]
     np.testing.assert_allclose(accuracy.lines[1].get_ydata(), [20, 50, 70])
-    assert loss.get_title(loc="left") == "a title"
-    names = [text.get_text() for text in accuracy.get_legend().get_texts()]
+    assert figure.get_suptitle() == "a title"
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["test", "training"]
 
 
 def test_learning_curves_of_several_runs_name_them_once() -> None:
-    _, accuracy = learning_curves({"a": CURVES, "b": CURVES}, title="t").axes
-    names = [text.get_text() for text in accuracy.get_legend().get_texts()]
+    figure = learning_curves({"a": CURVES, "b": CURVES}, title="t")
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["a", "b", "test", "training"]
 
 

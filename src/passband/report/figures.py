@@ -45,8 +45,8 @@ def new_figure(width: float, height: float, *, title: str = "", pictures: bool =
 
 
 def style_axes(axes: "Axes", *, title: str = "", x: str = "", y: str = "") -> None:
-    """The look that all figures share: title at the left, faint grid, no box."""
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    """The look that all axes share: title at the left, faint grid, no box."""
+    axes.set_title(title, loc="left", fontsize=10)
     axes.set_xlabel(x, fontsize=10)
     axes.set_ylabel(y, fontsize=10)
     axes.tick_params(labelsize=9)
@@ -84,7 +84,7 @@ def accuracy_against_compression(
     """
     if not methods or not all(methods.values()):
         raise ValueError(f"methods is {dict(methods)!r}; give at least one point for each method")
-    figure = new_figure(WIDTH_INCHES, 3.9)
+    figure = new_figure(WIDTH_INCHES, 3.9, title=title)
     axes = figure.add_subplot()
     for name, accuracies in (reference or {}).items():
         percent = [100 * value for value in accuracies]
@@ -119,7 +119,7 @@ def accuracy_against_compression(
                 axes.plot(
                     [position] * len(seeds), seeds, ".", color=colour, alpha=0.5, markersize=5
                 )
-    style_axes(axes, title=title, x="spectrum discarded, %", y="test accuracy, %")
+    style_axes(axes, x="spectrum discarded, %", y="test accuracy, %")
     axes.margins(x=0.06, y=0.12)
     axes.legend(fontsize=9, frameon=False, loc="best")
     return figure
@@ -140,7 +140,7 @@ def learning_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], *, title:
     if not runs:
         raise ValueError("runs is empty; give at least one run")
     tickers = require("matplotlib.ticker", extra="report")
-    figure = new_figure(WIDTH_INCHES, 4.8)
+    figure = new_figure(WIDTH_INCHES, 5.2, title=title)
     loss, accuracy = figure.subplots(2, 1, sharex=True)
     for index, (name, columns) in enumerate(runs.items()):
         colour = COLOURS[index % len(COLOURS)]
@@ -157,19 +157,21 @@ def learning_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], *, title:
                     marker=marker,
                     label=name if part == "test" else None,
                 )
-    style_axes(loss, title=title, y="loss, nats")
+    style_axes(loss, y="loss, nats")
     style_axes(accuracy, x="epoch", y="accuracy, %")
     loss.set_yscale("log")
     loss.yaxis.set_major_locator(tickers.LogLocator(subs=(1, 2, 5)))
     loss.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     loss.yaxis.set_minor_locator(tickers.NullLocator())
-    accuracy.xaxis.get_major_locator().set_params(integer=True)
-    _legend_of_curves(accuracy, several_runs=len(runs) > 1)
+    accuracy.xaxis.set_major_locator(tickers.MaxNLocator(integer=True))
+    if all(len(columns["epoch"]) == 1 for columns in runs.values()):
+        accuracy.margins(x=1)
+    _legend_of_curves(accuracy, figure, several_runs=len(runs) > 1)
     return figure
 
 
-def _legend_of_curves(axes: "Axes", *, several_runs: bool) -> None:
-    """Names of the runs, if there are several, and what solid and dashed mean."""
+def _legend_of_curves(axes: "Axes", figure: "Figure", *, several_runs: bool) -> None:
+    """Names of the runs, if there are several, and what solid and dashed mean, under the panels."""
     lines = require("matplotlib.lines", extra="report")
     handles: list[Any] = list(axes.get_legend_handles_labels()[0]) if several_runs else []
     colour = GREY if several_runs else COLOURS[0]
@@ -177,4 +179,4 @@ def _legend_of_curves(axes: "Axes", *, several_runs: bool) -> None:
         lines.Line2D([], [], color=colour, linestyle=style, label=part)
         for part, style in (("test", "-"), ("training", "--"))
     ]
-    axes.legend(handles=handles, fontsize=9, frameon=False, loc="lower right")
+    figure.legend(handles=handles, fontsize=9, frameon=False, loc="outside lower center", ncols=3)

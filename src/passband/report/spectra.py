@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Array = numpy.typing.NDArray[numpy.float64]
 FLOOR_DECIBELS = -60.0
+DARKEST_DECIBELS = -40.0  # black in pictures; most of a spectrum's differences lie above
 BAND_COLOURS = COLOURS[2:]  # those that show on grey pictures and on white paper
 
 
@@ -96,7 +97,7 @@ def spectrum_of_map(values: torch.Tensor, bands: Mapping[str, Band], *, title: s
         height, width = array.shape
         kept = low_pass(array, band)[:height, :width]
         share = 100 * energy_kept(array, band)
-        _picture(axes, kept, f"{label}\n{share:.1f} % of its energy", low, high)
+        _picture(axes, kept, f"{label}\nkeeps {share:.1f} % of its energy", low, high)
         for spine in axes.spines.values():
             spine.set(color=BAND_COLOURS[index % len(BAND_COLOURS)], linewidth=2.5)
     return figure
@@ -117,7 +118,7 @@ def series(values: torch.Tensor, bands: Mapping[str, Band], *, title: str) -> "F
     """
     array = _checked(values, bands, axes=1)
     (size,) = next(iter(bands.values())).sizes
-    figure = new_figure(WIDTH_INCHES, 5.2)
+    figure = new_figure(WIDTH_INCHES, 5.6, title=title)
     time, frequency = figure.subplots(2, 1)
     time.plot(array, color=GREY, linewidth=1.6, label="the series")
     spectrum = decibels(numpy.abs(numpy.fft.rfft(array, n=size)))
@@ -126,22 +127,22 @@ def series(values: torch.Tensor, bands: Mapping[str, Band], *, title: str) -> "F
         colour = BAND_COLOURS[index % len(BAND_COLOURS)]
         kept = low_pass(array, band)[: len(array)]
         share = 100 * energy_kept(array, band)
-        time.plot(kept, color=colour, linewidth=1.5, label=f"{label}, {share:.1f} % of its energy")
+        time.plot(
+            kept, color=colour, linewidth=1.5, label=f"{label}, keeps {share:.1f} % of its energy"
+        )
         edge = int(band.mask().nonzero().max()) + 0.5
-        kept_left = f"{label}: kept left of this line"
-        frequency.axvline(edge, color=colour, linewidth=2.2, linestyle="--", label=kept_left)
+        frequency.axvline(edge, color=colour, linewidth=2.2, linestyle="--")
         frequency.axvspan(-0.5, edge, color=colour, alpha=0.12, linewidth=0)
-    style_axes(time, title=title, x="time, samples", y="value, standard deviations")
+    style_axes(time, x="time, samples", y="value (z-score)")
     style_axes(
         frequency,
-        title="Its spectrum, the kept bands shaded",
+        title="Its spectrum: kept left of the line of the band's colour",
         x="frequency, cycles per padded series",
         y="magnitude, dB",
     )
     frequency.set_xlim(-0.5, len(spectrum) - 0.5)
     frequency.set_ylim(FLOOR_DECIBELS - 2, 3)
-    time.legend(fontsize=8.5, frameon=False, loc="best")
-    frequency.legend(fontsize=8.5, frameon=False, loc="upper right")
+    figure.legend(handles=time.lines, loc="outside lower left", fontsize=9, frameon=False)
     return figure
 
 
@@ -181,7 +182,7 @@ def filters(weights: torch.Tensor, band: Band, *, label: str, title: str) -> "Fi
             row[column].set_xticks([])
             row[column].set_yticks([])
         panels[0][column].set_title(f"filter {column + 1}", fontsize=10)
-        panels[2][column].set_title(f"{share:.0f} % of energy", fontsize=10)
+        panels[2][column].set_title(f"keeps {share:.0f} %", fontsize=10)
     figure.colorbar(image, ax=panels[1], shrink=0.9).ax.tick_params(labelsize=8)
     figure.colorbar(image, ax=panels[3], shrink=0.9).ax.tick_params(labelsize=8)
     names = ("before", "before:\nspectrum, dB", "after", "after:\nspectrum, dB")
@@ -242,7 +243,7 @@ def _spectrum_picture(
     image = axes.imshow(
         decibels(magnitudes(array, sizes), reference),
         cmap="gray",
-        vmin=FLOOR_DECIBELS,
+        vmin=DARKEST_DECIBELS,
         vmax=0,
         extent=(left, left + sizes[1], bottom, bottom + sizes[0]),
         origin="lower",

@@ -33,7 +33,9 @@ def accuracy_picture(
         "the input's points. Bars reach from the worst to the best seed; dots are the seeds. One "
         f"test example of {test_examples} is {100 / test_examples:.1f} points."
     )
-    figure = accuracy_against_compression(methods, title=title, reference=reference)
+    figure = accuracy_against_compression(
+        methods, title=f"{title}: accuracy against compression", reference=reference
+    )
     return Picture(f"{case}-accuracy", figure, caption)
 
 
@@ -42,9 +44,10 @@ def learning_picture(case: str, title: str, runs: Mapping[str, Path]) -> Picture
     curves = {label: read_metrics(RunFolder(path).metrics) for label, path in runs.items()}
     caption = (
         "Loss and accuracy after each epoch of the first seed, on test data (solid) and training "
-        "data (dashed)."
+        "data (dashed). Where a curve is not seen, it lies under one that is drawn after it."
     )
-    return Picture(f"{case}-learning", learning_curves(curves, title=title), caption)
+    figure = learning_curves(curves, title=f"{title}: learning curves")
+    return Picture(f"{case}-learning", figure, caption)
 
 
 def band_pictures(case: str, runs: Mapping[str, Path]) -> list[Picture]:
@@ -71,7 +74,7 @@ def band_pictures(case: str, runs: Mapping[str, Path]) -> list[Picture]:
 
 def _map_picture(case: str, entering: Tensor, bands: Mapping[str, Band]) -> Picture:
     figure = spectrum_of_map(
-        entering, bands, title="A test image as it enters the first layer, and its bands"
+        entering, bands, title="A test image entering the first layer, two bands"
     )
     caption = (
         f"Top: the {'x'.join(map(str, entering.shape))} map, and its spectrum on the layer's "
@@ -83,12 +86,10 @@ def _map_picture(case: str, entering: Tensor, bands: Mapping[str, Band]) -> Pict
 
 
 def _series_picture(case: str, entering: Tensor, bands: Mapping[str, Band]) -> Picture:
-    figure = series(
-        entering, bands, title="A test series as it enters the first layer, and its bands"
-    )
+    figure = series(entering, bands, title="A test series entering the first layer, two bands")
     caption = (
         "Top: the series, with the layer's zero padding at both ends, and what the layer sees of "
-        "it. Bottom: its spectrum; what lies left of a dashed line is kept."
+        "it. Bottom: its spectrum."
     )
     return Picture(f"{case}-series", figure, caption)
 
@@ -104,12 +105,13 @@ def _filter_picture(case: str, models: Mapping[str, nn.Module], inputs: Tensor) 
         strongest,
         band,
         label=label,
-        title=f"Trained filters before and after band-limiting, {_in_words(label, band)}",
+        title=f"Trained filters at {_in_words(label, band)}",
     )
     caption = (
         f"The {FILTERS} largest {'x'.join(map(str, every.shape[1:]))} filters of the second layer, "
         "on its padded grid (red positive, blue negative), and their spectra, frequency zero in "
-        "the middle. Without the frequencies outside the outline a filter spreads over the grid."
+        "the middle. Without the frequencies outside the outline a filter keeps part of its "
+        "energy, as stated, and spreads over the grid."
     )
     return Picture(f"{case}-filters", figure, caption)
 
