@@ -15,8 +15,8 @@ def cached_constant(build: Callable[P, R]) -> Callable[P, R]:
     """Keep what a function of hashable arguments builds, for up to 512 sets of arguments.
 
     What is built outlives the call, so it is built as an ordinary tensor whatever surrounds the
-    first call: an export that traces with stand-ins for tensors, inference mode, another default
-    device.
+    first call: an export that traces with stand-ins for tensors, torch.func, inference mode,
+    another default device.
 
     Examples:
         >>> @cached_constant
@@ -27,7 +27,12 @@ def cached_constant(build: Callable[P, R]) -> Callable[P, R]:
     """
 
     def build_plainly(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _disable_current_modes(), torch.inference_mode(False), torch.device("cpu"):
+        with (
+            torch._C._DisableFuncTorch(),
+            _disable_current_modes(),
+            torch.inference_mode(False),
+            torch.device("cpu"),
+        ):
             return build(*args, **kwargs)
 
     return cast(Callable[P, R], wraps(build)(lru_cache(maxsize=512)(build_plainly)))
