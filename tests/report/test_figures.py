@@ -68,6 +68,7 @@ def test_learning_curves_of_one_run() -> None:
     loss, accuracy = figure.axes
     assert [list(line.get_ydata()) for line in loss.lines] == [[2.0, 1.0, 0.5], [2.1, 1.2, 0.9]]
     assert [line.get_linestyle() for line in loss.lines] == ["--", "-"]
+    assert list(loss.lines[0].get_xdata()) == [1, 2, 3]
     np.testing.assert_allclose(accuracy.lines[1].get_ydata(), [20, 50, 70])
     assert figure.get_suptitle() == "a title"
     names = [text.get_text() for text in figure.legends[0].get_texts()]

@@ -1,5 +1,7 @@
 """The report of a training run."""
 
+import html
+import json
 import re
 import shutil
 from pathlib import Path
@@ -35,6 +37,23 @@ def test_run_report(finished: Path) -> None:
     layers = re.findall(r"<td>(\S+)</td>\s*<td>(lowpass|matmul|-)</td>", page)
     assert [name for name, _ in layers] == ["0", "3", "7", "9"]
     assert not re.search("https?:", page)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["/usr/bin/passband", "train", "--out", "a b"], "passband train --out 'a b'"),
+        (["sweep.py", "3"], "sweep.py 3"),
+    ],
+)
+def test_the_command_of_a_run(
+    arguments: list[str], shown: str, finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    record = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(record | {"command": arguments}))
+    page = write_run_report(tmp_path).read_text()
+    assert f"<code>{html.escape(shown).replace('&#x27;', '&#39;')}</code>" in page
 
 
 def test_metrics_are_read_as_numbers(finished: Path) -> None:

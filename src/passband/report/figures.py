@@ -129,8 +129,8 @@ def learning_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], *, title:
     """Loss and accuracy over the epochs: a colour per run, solid for test, dashed for training.
 
     Args:
-        runs: Name of a run to its columns `epoch`, `train_loss`, `test_loss`, `train_accuracy`,
-            `test_accuracy` (fractions), one value per epoch.
+        runs: Name of a run to its columns `epoch` (from 0), `train_loss`, `test_loss`,
+            `train_accuracy`, `test_accuracy` (fractions), one value per epoch.
         title: What was trained on what.
 
     Raises:
@@ -144,7 +144,7 @@ def learning_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], *, title:
     loss, accuracy = figure.subplots(2, 1, sharex=True)
     for index, (name, columns) in enumerate(runs.items()):
         colour = COLOURS[index % len(COLOURS)]
-        epochs = columns["epoch"]
+        epochs = [epoch + 1 for epoch in columns["epoch"]]
         marker = "o" if len(epochs) == 1 else None  # a line of one point is invisible
         for axes, quantity, scale in ((loss, "loss", 1.0), (accuracy, "accuracy", 100.0)):
             for part, style, width in (("train", "--", 1.1), ("test", "-", 1.8)):
@@ -158,7 +158,7 @@ def learning_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], *, title:
                     label=name if part == "test" else None,
                 )
     style_axes(loss, y="loss, nats")
-    style_axes(accuracy, x="epoch", y="accuracy, %")
+    style_axes(accuracy, x="epochs trained", y="accuracy, %")
     loss.set_yscale("log")
     loss.yaxis.set_major_locator(tickers.LogLocator(subs=(1, 2, 5)))
     loss.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

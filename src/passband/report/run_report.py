@@ -3,7 +3,7 @@
 import csv
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def write_run_report(run: str | Path) -> Path:
         f"Training: {title}",
         [_outcome(result)],
         sections,
-        shlex.join(["passband", *record["command"][1:]]),
+        _command(record["command"]),
         facts | {"threads": str(record["threads"]), "device": result["device"]},
     )
     return write_report(report, folder.path)
@@ -102,10 +102,12 @@ def _outcome(result: Mapping[str, Any]) -> str:
     sentences = [
         f"Test accuracy {format_value(result['test_accuracy'], 'fraction')} after "
         f"{result['epochs']} epochs ({result['steps']} steps).",
-        f"A training step took {format_value(result['step_milliseconds'] / 1000, 'seconds')} "
-        f"(median) and kept {format_value(result['saved_bytes'], 'bytes')} for the backward pass; "
-        f"the network has {result['parameters']:,} parameters.",
+        f"A training step keeps {format_value(result['saved_bytes'], 'bytes')} for the backward "
+        f"pass; the network has {result['parameters']:,} parameters.",
     ]
+    if result["step_milliseconds"] is not None:
+        seconds = format_value(result["step_milliseconds"] / 1000, "seconds")
+        sentences.append(f"A training step took {seconds} (median).")
     discarded = result["realised_compression"]
     if discarded is not None:
         sentences.append(
@@ -113,6 +115,12 @@ def _outcome(result: Mapping[str, Any]) -> str:
             "spectra on average."
         )
     return " ".join(sentences)
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command line of a process with these arguments, of our command or of a script."""
+    program, *rest = arguments
+    return shlex.join(["passband", *rest] if Path(program).name == "passband" else arguments)
 
 
 def _settings(config: TrainConfig) -> Table:
