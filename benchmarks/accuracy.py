@@ -9,13 +9,12 @@ accuracy after the last epoch, and what one training step costs.
 """
 
 import argparse
-import csv
 import statistics
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from machine import provenance, result_file
+from machine import provenance, write_result
 
 from passband.train import TrainConfig, run
 
@@ -46,9 +45,9 @@ EXPERIMENTS = {
     ),
     "cifar10": Experiment(
         TrainConfig(
-            data="cifar10", model="resnet8", epochs=3, batch_size=128, lr=0.1, scheduler="cosine"
+            data="cifar10", model="resnet8", epochs=2, batch_size=128, lr=0.1, scheduler="cosine"
         ),
-        (0.0, 0.5, 0.85),
+        (0.5, 0.85),
         (0,),
     ),
 }
@@ -98,12 +97,7 @@ def main() -> None:
         rows.append({**row(config, results), **provenance()})
         print({k: v for k, v in rows[-1].items() if k in ("compression", "test_accuracy")})
         sys.stdout.flush()
-    file = result_file(f"accuracy-{name}")
-    with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"written: {file}")
+    write_result(f"accuracy-{name}", rows)
 
 
 if __name__ == "__main__":

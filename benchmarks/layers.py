@@ -8,11 +8,10 @@ backward pass with gradients of input and weight; inference is a forward pass wi
 """
 
 import argparse
-import csv
 import math
 
 import torch
-from machine import provenance, result_file
+from machine import provenance, write_result
 
 import passband as pb
 from passband.measure.memory import saved_bytes
@@ -60,7 +59,12 @@ def measure(batch: int, channels: int, size: int, compression: float, repeats: i
     channels_last = maps.contiguous(memory_format=last)
     training["channels_last"] = train(native, channels_last, grad.contiguous(memory_format=last))
     inference["channels_last"] = infer(native, channels_last)
-    row: dict = {}
+    geometry = contenders["matmul"].geometry((size, size))
+    chosen = select_algorithm("auto", geometry, batch, channels, channels)
+    row: dict = {
+        "realised_compression": f"{geometry.band.realised_compression:.3f}",
+        "auto": chosen,
+    }
     for mode, functions in (("training", training), ("inference", inference)):
         times = dict(
             zip(functions, alternate(list(functions.values()), repeats=repeats), strict=True)
@@ -70,10 +74,8 @@ def measure(batch: int, channels: int, size: int, compression: float, repeats: i
             row[f"{mode}_{name}_ms"] = f"{1e3 * seconds:.3f}"
         for name in ALGORITHMS:
             row[f"{mode}_{name}_ratio"] = f"{best / times[name]:.3f}"
+        row[f"{mode}_auto_ratio"] = row[f"{mode}_{chosen}_ratio"]
         row[f"{mode}_winner"] = min(times, key=times.__getitem__)
-    geometry = contenders["matmul"].geometry((size, size))
-    row["realised_compression"] = f"{geometry.band.realised_compression:.3f}"
-    row["auto"] = select_algorithm("auto", geometry, batch, channels, channels)
     maps.requires_grad_()
     for name, layer in contenders.items():
         row[f"saved_{name}_bytes"] = saved_bytes(lambda layer=layer: layer(maps), layer)
@@ -112,19 +114,14 @@ def main() -> None:
     for mode in ("training", "inference"):
         for compression in (0.5, 0.85):
             chosen = [
-                math.log(float(row[f"{mode}_{row['auto']}_ratio"]))
+                math.log(float(row[f"{mode}_auto_ratio"]))
                 for row in rows
                 if row["compression"] == compression
             ]
             mean = math.exp(sum(chosen) / len(chosen))
             print(f"geometric mean of auto, {mode}, c={compression}: {mean:.2f}")
     if not arguments.quick:
-        file = result_file("layers")
-        with file.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, fieldnames=rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-        print(f"written: {file}")
+        write_result("layers", rows)
 
 
 if __name__ == "__main__":

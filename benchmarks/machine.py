@@ -1,5 +1,6 @@
 """What every row of a result says about where it was measured."""
 
+import csv
 import platform
 import re
 import subprocess
@@ -37,10 +38,16 @@ def provenance() -> dict[str, str]:
     }
 
 
-def result_file(name: str) -> Path:
-    """The file benchmarks/results/NAME_MACHINE_TORCH.csv."""
+def write_result(name: str, rows: list[dict]) -> None:
+    """Write benchmarks/results/NAME_MACHINE_TORCH.csv, and say so."""
     RESULTS.mkdir(exist_ok=True)
-    return RESULTS / f"{name}_{machine_name()}_torch-{torch.__version__.partition('+')[0]}.csv"
+    version = torch.__version__.partition("+")[0]
+    file = RESULTS / f"{name}_{machine_name()}_torch-{version}.csv"
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"written: {file}")
 
 
 def _cpu_info() -> str:
