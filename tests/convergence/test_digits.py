@@ -95,5 +95,5 @@ def test_algorithms_share_a_curve(algorithm: str, compression: float) -> None:
 @pytest.mark.parametrize("compression", [0.0, 0.5, 0.85])
 def test_it_learns(compression: float) -> None:
     losses = curve("lowpass", compression, torch.float64)
-    assert losses[0] > 2.0
-    assert losses[-10:].mean() < 0.5
+    assert losses[0] > 2.0  # log(10) = 2.3 is guessing
+    assert losses[-10:].mean() < losses[0] / 2
