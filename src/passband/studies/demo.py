@@ -78,7 +78,7 @@ CASES = (
         TrainConfig(
             data="ucr:ItalyPowerDemand",
             model="fcn",
-            epochs=20,
+            epochs=16,
             batch_size=16,
             lr=0.01,
             scheduler="cosine",
