@@ -98,7 +98,8 @@ def band_limited_conv2d(
         algorithm: "auto", "fft" (the reference), "lowpass", "matmul" or "triton". All compute the
             same function, to rounding.
         energy_mode: "coarse" adds whole shells of frequencies until the energy is reached, "fine"
-            adds the last shell's coefficients one at a time.
+            adds the last shell's coefficients one at a time; the latter is computed by "matmul"
+            where "lowpass" is asked for, since its spectrum is no block.
 
     Returns:
         Maps (B, O, H_out, W_out), or (O, H_out, W_out) for one map.
