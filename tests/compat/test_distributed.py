@@ -21,10 +21,10 @@ PROCESSES = 2
 TOLERANCE = 1e-5
 
 
-# On a CPU, fully_shard raises in torch 2.6, and in 2.7 adds gradients up instead of averaging them,
+# On a CPU, fully_shard raises in torch 2.6, and to 2.8 adds gradients up instead of averaging them,
 # those of torch.nn.Conv2d too.
 fsdp2_works = pytest.mark.skipif(
-    torch.__version__ < (2, 8), reason="this torch has no working FSDP2 on a CPU"
+    torch.__version__ < (2, 9), reason="this torch has no working FSDP2 on a CPU"
 )
 
 

@@ -145,6 +145,48 @@ def test_constants_first_needed_inside(algorithm: str) -> None:
     loss(w.requires_grad_()).backward()
 
 
+def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Any:
+    return grad(lambda x: function(x).square().sum())(x)
+
+
+def tangent(function: Callable[[Tensor], Tensor], x: Tensor) -> Any:
+    return jvp(function, (x,), (torch.ones_like(x),))[1]
+
+
+def mapped(function: Callable[[Tensor], Tensor], x: Tensor) -> Any:
+    return vmap(function)(x[None])
+
+
+@pytest.mark.parametrize("transform", [gradient, tangent, mapped])
+@pytest.mark.parametrize("algorithm", ["lowpass", "matmul"])
+def test_compiled_transforms_run_outside(
+    algorithm: str, transform: Callable[[Callable[[Tensor], Tensor], Tensor], Any]
+) -> None:
+    """Not in one graph, which would take the operator's tangent for zero; right in several."""
+    w = weight()
+
+    def function(x: Tensor) -> Tensor:
+        return convolution(algorithm)(x, w)
+
+    torch.compiler.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="band_limited_conv_plainly"):
+        torch.compile(transform, backend="aot_eager", fullgraph=True)(function, maps())
+    torch.compiler.reset()
+    found = torch.compile(transform, backend="aot_eager")(function, maps())
+    assert relative_error(found, transform(function, maps())) <= TOLERANCE
+
+
+def test_autocast_inside() -> None:
+    """Transforms of maps stay in float32 where the weights are of autocast's type already."""
+    function, x, w = convolution("matmul"), maps().bfloat16(), weight().bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = function(x, w)
+        found, tangent = jvp(lambda x: function(x, w), (x,), (x,))
+    assert found.dtype == tangent.dtype == torch.bfloat16
+    assert torch.equal(found, expected)
+    assert torch.equal(tangent, expected)  # linear, and the same roundings
+
+
 class Tracer(torch.fx.Tracer):
     """Takes the layers as they are: they look at types and sizes, which a tracer does not know."""
 

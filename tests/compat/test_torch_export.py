@@ -1,16 +1,20 @@
 """torch.export with a dynamic batch: another batch, save and load, gradients."""
 
 import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import passband as pb
 from tests.compat.networks import ALGORITHMS, assert_same, maps, small_network, training_step
 from tests.support import relative_error
 
-# The exported program calls the same operators; batch norm is the same call too.
+# The exported program does the same operations, in the same order.
 TOLERANCE = 1e-6
 
 
@@ -31,6 +35,39 @@ def test_other_batches_and_through_a_file(axes: int, algorithm: str) -> None:
     for batch in (1, 3, 7):
         x = maps(batch, axes)
         assert relative_error(program(x), model(x)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("under_autocast", [False, True])
+@pytest.mark.parametrize("algorithm", ["lowpass", "matmul"])
+def test_runs_without_this_package(algorithm: str, under_autocast: bool, tmp_path: Path) -> None:
+    """A program of torch's own operations, in the types that the model would have used."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = small_network(algorithm)
+
+        def forward(self, x: Tensor) -> Any:
+            if not under_autocast:
+                return self.network(x)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.network(x)
+
+    model = Model().eval()
+    program = exported(model)
+    operations = [str(node.target) for node in program.graph.nodes]
+    assert not any("passband" in name for name in operations)
+    assert under_autocast or not any("autocast" in name for name in operations)
+    torch.export.save(program, tmp_path / "net.pt2")
+    torch.save({"x": maps(5), "y": model(maps(5)).detach()}, tmp_path / "expected.pt")
+    code = (
+        "import sys, torch; expected = torch.load('expected.pt')\n"
+        "found = torch.export.load('net.pt2').module()(expected['x'])\n"
+        "assert found.dtype == expected['y'].dtype, found.dtype\n"
+        "assert (found - expected['y']).norm() <= 1e-6 * expected['y'].norm()\n"
+        "assert 'passband' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -52,15 +52,20 @@ def run_uncompiled(reason: str) -> Callable[[FunctionT], FunctionT]:
 
 
 def is_transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work.
+    """Whether torch.func, forward-mode differentiation or an export is at work.
 
-    They know torch's operators only. Of an operator made by torch.library, torch.func.grad says
-    that it cannot be differentiated, and forward mode takes its derivative for zero.
+    They need torch's own operators. Of one made by torch.library, torch.func.grad says that it
+    cannot be differentiated, forward mode takes its derivative for zero, and an exported program
+    that holds it runs nowhere but beside this package.
 
     Examples:
         >>> is_transformed()
         False
     """
-    return not torch.compiler.is_compiling() and (
-        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    )
+    exported = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    return exported or _is_within_torch_func()
+
+
+@run_as_constant
+def _is_within_torch_func() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0

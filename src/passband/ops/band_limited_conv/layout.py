@@ -30,13 +30,17 @@ def transform_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
+def is_under_autocast(device: torch.device) -> bool:
+    """Whether autocast is on for a device, of a kind that knows autocast."""
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def product_dtype(weight: Tensor) -> torch.dtype:
     """Type of the product over channels and of the result: that of the weights, or autocast's.
 
     Autocast leaves float64 alone, as it does in torch's own convolutions.
     """
-    device = weight.device.type
-    under_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if under_autocast and weight.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
+    if weight.dtype != torch.float64 and is_under_autocast(weight.device):
+        return torch.get_autocast_dtype(weight.device.type)
     return weight.dtype

@@ -21,7 +21,8 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from passband.ops.band_limited_conv import lowpass, matmul
 from passband.ops.band_limited_conv.geometry import ConvGeometry
-from passband.ops.band_limited_conv.layout import memory_format, product_dtype
+from passband.ops.band_limited_conv.layout import is_under_autocast, memory_format, product_dtype
+from passband.ops.tracing import run_uncompiled
 
 IMPLEMENTATIONS: dict[str, ModuleType] = {"lowpass": lowpass, "matmul": matmul}
 
@@ -272,14 +273,18 @@ for _device, _key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
     _LIBRARY.impl("band_limited_conv", _autocast(_device), _key)  # type: ignore[no-untyped-call]
 
 
+@run_uncompiled("torch.func and forward-mode differentiation need torch's own operators")
 def band_limited_conv_plainly(
     input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
     """The operator as a function made of torch's own, for transforms that know no others."""
     *geometry, dtype, from_spectrum = arguments
+    tensors = (input, weight, bias)
     dtype = product_dtype(weight) if dtype is None else dtype
+    if not is_under_autocast(weight.device):  # or an exported program would switch it off as well
+        return _forward(*tensors, *geometry, dtype, from_spectrum)
     with torch.autocast(weight.device.type, enabled=False):
-        return _forward(input, weight, bias, *geometry, dtype, from_spectrum)
+        return _forward(*tensors, *geometry, dtype, from_spectrum)
 
 
 def _decompose(input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Any:
