@@ -79,6 +79,7 @@ def measure(batch: int, channels: int, size: int, compression: float, repeats: i
     maps.requires_grad_()
     for name, layer in contenders.items():
         row[f"saved_{name}_bytes"] = saved_bytes(lambda layer=layer: layer(maps), layer)
+    row["saved_auto_bytes"] = row[f"saved_{chosen}_bytes"]
     return row
 
 
