@@ -70,7 +70,7 @@ def row(config: TrainConfig, results: list[dict]) -> dict:
         "model": config.model,
         "method": config.method,
         "compression": "" if config.compression is None else config.compression,
-        "realised_compression": results[0]["realised_compression"] or "",
+        "realised_compression": results[0]["realised_compression"],
         "epochs": config.epochs,
         "seeds": len(results),
         "test_accuracy": statistics.mean(accuracies),
