@@ -41,6 +41,8 @@ def test_other_batches_and_through_a_file(axes: int, algorithm: str) -> None:
 @pytest.mark.parametrize("algorithm", ["lowpass", "matmul"])
 def test_runs_without_this_package(algorithm: str, under_autocast: bool, tmp_path: Path) -> None:
     """A program of torch's own operations, in the types that the model would have used."""
+    if under_autocast and torch.__version__ < (2, 7):
+        pytest.skip("this torch cannot save a program that has autocast in it")
 
     class Model(nn.Module):
         def __init__(self) -> None:
