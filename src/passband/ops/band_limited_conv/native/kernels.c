@@ -1,0 +1,938 @@
+/* Band-limited convolution in float32: truncated real Fourier transforms, and the product of maps
+ * and filters frequency by frequency. The mathematics is in ../README.md; the shapes and tables come
+ * from ../native.py. Plain C with vector extensions (GCC, Clang), no header of Python or PyTorch.
+ *
+ * Everything heavy is one small matrix product, `multiply`: a matrix of scalars times rows of LANES
+ * contiguous numbers. In the transforms a lane is a map (one channel of one image), in the products
+ * over channels it is an output channel.
+ */
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define WIDTH 16 /* numbers in a register */
+#define TILE_VECTORS 4
+#elif defined(__AVX2__)
+#define WIDTH 8
+#define TILE_VECTORS 2
+#else
+#define WIDTH 4
+#define TILE_VECTORS 2
+#endif
+#define TILE_ROWS 6   /* TILE_ROWS * TILE_VECTORS sums stay in registers */
+#define LANES 64      /* numbers in a row */
+#define DEPTH 64      /* terms of a product over channels at a time: their rows fit the first cache */
+#define STRIP 12      /* rows of the filters' gradient at a time */
+#define MAX_PARTS 6   /* three real products for each of two complex numbers */
+
+typedef float vector __attribute__((vector_size(4 * WIDTH)));
+typedef float loose_vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+typedef int64_t index_t;
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vector load(const float *from) { return *(const loose_vector *)from; }
+INLINE void store(float *to, vector value) { *(loose_vector *)to = value; }
+INLINE index_t least(index_t a, index_t b) { return a < b ? a : b; }
+INLINE index_t whole_vectors(index_t n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
+
+/* One axis: points that share a cosine up to a sign of the sine are folded into one slot.
+ * Slots come in the order: pairs (first, second), singles that have a sine, singles that have none. */
+typedef struct {
+    index_t points, pairs, odd_slots, slots; /* pairs <= odd_slots <= slots */
+    index_t cosines, sines;                  /* frequencies that have one */
+    const int32_t *first, *second;           /* point of each slot; second only of the pairs */
+    const float *cosine, *sine;              /* (cosines, slots) and (sines, odd_slots) */
+} axis;
+
+/* Maps anywhere in memory: element (b, c, i, j) at data[b s0 + c s1 + i s2 + j s3]. */
+typedef struct {
+    float *data;
+    index_t channels, batch_stride, channel_stride, row_stride, column_stride;
+} maps;
+
+/* ---- threads ------------------------------------------------------------------------------- */
+
+typedef struct {
+    void (*run)(const void *arguments, index_t task);
+    const void *arguments;
+    index_t tasks;
+    index_t next;
+} work;
+
+static void take_tasks(void *pointer) {
+    work *shared = pointer;
+    for (;;) {
+        index_t task = __atomic_fetch_add(&shared->next, 1, __ATOMIC_RELAXED);
+        if (task >= shared->tasks) return;
+        shared->run(shared->arguments, task);
+    }
+}
+
+static void *take_tasks_in_thread(void *pointer) {
+    take_tasks(pointer);
+    return NULL;
+}
+
+/* On the threads of the OpenMP runtime that PyTorch has loaded, or on new ones where it has none. */
+static void in_parallel(void (*run)(const void *, index_t), const void *arguments, index_t tasks,
+                        index_t threads) {
+    static void (*team)(void (*)(void *), void *, unsigned, unsigned);
+    static int searched;
+    work shared = {run, arguments, tasks, 0};
+    threads = least(threads, tasks);
+    if (threads <= 1) {
+        take_tasks(&shared);
+        return;
+    }
+    if (!__atomic_load_n(&searched, __ATOMIC_ACQUIRE)) {
+        *(void **)&team = dlsym(RTLD_DEFAULT, "GOMP_parallel");
+        __atomic_store_n(&searched, 1, __ATOMIC_RELEASE);
+    }
+    if (team) {
+        team(take_tasks, &shared, (unsigned)threads, 0);
+        return;
+    }
+    pthread_t started[64];
+    index_t count = 0;
+    while (count < least(threads - 1, 64) &&
+           pthread_create(&started[count], NULL, take_tasks_in_thread, &shared) == 0)
+        count++;
+    take_tasks(&shared);
+    while (count > 0) pthread_join(started[--count], NULL);
+}
+
+/* Memory of one task, kept by its thread for the next one: pages are touched for the first time
+ * once. */
+static float *scratch(index_t count) {
+    static __thread float *kept;
+    static __thread index_t size;
+    if (count > size) {
+        free(kept);
+        size = 0;
+        if (posix_memalign((void **)&kept, 64, (size_t)count * sizeof(float)) != 0) abort();
+        size = count;
+    }
+    return kept;
+}
+
+static float *take(float **scratch_left, index_t count) {
+    float *taken = *scratch_left;
+    *scratch_left += (count + 15) / 16 * 16;
+    return taken;
+}
+
+/* ---- the small matrix product ---------------------------------------------------------------- */
+
+INLINE void multiply_tile(const int rows, const int vectors, index_t terms, const float *a,
+                          index_t a_row, index_t a_term, const float *b, index_t b_term, float *c,
+                          index_t c_row, int accumulate) {
+    vector sum[TILE_ROWS][TILE_VECTORS];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; j++)
+            sum[i][j] = accumulate ? load(c + i * c_row + j * WIDTH) : (vector){0};
+    for (index_t k = 0; k < terms; k++) {
+        vector right[TILE_VECTORS];
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; j++) right[j] = load(b + j * WIDTH);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) {
+            float left = a[i * a_row];
+#pragma GCC unroll 8
+            for (int j = 0; j < vectors; j++) sum[i][j] += left * right[j];
+        }
+        a += a_term;
+        b += b_term;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; j++) store(c + i * c_row + j * WIDTH, sum[i][j]);
+}
+
+#define ROWS(rows)                                                                                \
+    case rows:                                                                                    \
+        multiply_tile(rows, vectors, terms, a, a_row, a_term, b, b_term, c, c_row, accumulate);   \
+        break;
+
+INLINE void multiply_rows(index_t rows, const int vectors, index_t terms, const float *a,
+                          index_t a_row, index_t a_term, const float *b, index_t b_term, float *c,
+                          index_t c_row, int accumulate) {
+    switch (rows) { ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) }
+}
+
+/* c[i][lane] (+)= sum_k a[i a_row + k a_term] b[k][lane], for `lanes` a multiple of WIDTH. */
+static void multiply(index_t rows, index_t lanes, index_t terms, const float *a, index_t a_row,
+                     index_t a_term, const float *b, index_t b_term, float *c, index_t c_row,
+                     int accumulate) {
+    index_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (index_t lane = 0; lane < lanes;) {
+        index_t vectors = least((lanes - lane) / WIDTH, TILE_VECTORS);
+        index_t row = 0;
+        for (index_t tile = 0; tile < tiles; tile++) {
+            index_t size = (rows - row + tiles - tile - 1) / (tiles - tile); /* of even size */
+            const float *left = a + row * a_row;
+            float *to = c + row * c_row + lane;
+#define VECTORS(n)                                                                                \
+    case n:                                                                                       \
+        multiply_rows(size, n, terms, left, a_row, a_term, b + lane, b_term, to, c_row,           \
+                      accumulate);                                                                \
+        break;
+            switch (vectors) {
+                VECTORS(1)
+                VECTORS(2)
+#if TILE_VECTORS > 2
+                VECTORS(3)
+                VECTORS(4)
+#endif
+            }
+            row += size;
+        }
+        lane += vectors * WIDTH;
+    }
+}
+
+/* ---- folding: x[n] + x[N-n] for the cosines, x[n] - x[N-n] for the sines ----------------------- */
+
+/* Rows of `size` numbers from points to slots: even (slots) and odd (odd_slots). */
+static void fold(const axis *ax, index_t size, const float *points, float *even, float *odd) {
+    for (index_t s = 0; s < ax->slots; s++) {
+        const float *first = points + ax->first[s] * size;
+        if (s < ax->pairs) {
+            const float *second = points + ax->second[s] * size;
+            for (index_t i = 0; i < size; i++) {
+                even[s * size + i] = first[i] + second[i];
+                odd[s * size + i] = first[i] - second[i];
+            }
+        } else {
+            memcpy(even + s * size, first, (size_t)size * sizeof(float));
+            if (s < ax->odd_slots) memcpy(odd + s * size, first, (size_t)size * sizeof(float));
+        }
+    }
+}
+
+/* The inverse, and the adjoint: from slots to points. */
+static void unfold(const axis *ax, index_t size, const float *even, const float *odd,
+                   float *points) {
+    for (index_t s = 0; s < ax->slots; s++) {
+        const float *e = even + s * size, *o = odd + s * size;
+        float *first = points + ax->first[s] * size;
+        if (s < ax->pairs) {
+            float *second = points + ax->second[s] * size;
+            for (index_t i = 0; i < size; i++) {
+                first[i] = e[i] + o[i];
+                second[i] = e[i] - o[i];
+            }
+        } else if (s < ax->odd_slots) {
+            for (index_t i = 0; i < size; i++) first[i] = e[i] + o[i];
+        } else {
+            memcpy(first, e, (size_t)size * sizeof(float));
+        }
+    }
+}
+
+static void add_and_subtract(float *a, float *b, index_t count) {
+    for (index_t i = 0; i < count; i++) {
+        float x = a[i], y = b[i];
+        a[i] = x + y;
+        b[i] = x - y;
+    }
+}
+
+/* ---- rows of maps in and out of lanes --------------------------------------------------------- */
+
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t selection __attribute__((vector_size(4 * WIDTH)));
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (selection){__VA_ARGS__})
+#endif
+
+/* Exchange the off-diagonal blocks of `distance` numbers of every two rows `distance` apart. */
+#define EXCHANGE(distance, low, high)                                                             \
+    for (int i = 0; i < WIDTH; i++)                                                               \
+        if (!(i & distance)) {                                                                    \
+            vector a = v[i], b = v[i + distance];                                                 \
+            v[i] = SHUFFLE(a, b, low);                                                            \
+            v[i + distance] = SHUFFLE(a, b, high);                                                \
+        }
+#define LIST(...) __VA_ARGS__
+
+INLINE void transpose_square(vector v[WIDTH]) {
+#if WIDTH == 16
+#pragma GCC unroll 16
+    EXCHANGE(8, LIST(0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
+             LIST(8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+#pragma GCC unroll 16
+    EXCHANGE(4, LIST(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27),
+             LIST(4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
+#pragma GCC unroll 16
+    EXCHANGE(2, LIST(0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
+             LIST(2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
+#pragma GCC unroll 16
+    EXCHANGE(1, LIST(0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
+             LIST(1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
+#elif WIDTH == 8
+#pragma GCC unroll 8
+    EXCHANGE(4, LIST(0, 1, 2, 3, 8, 9, 10, 11), LIST(4, 5, 6, 7, 12, 13, 14, 15))
+#pragma GCC unroll 8
+    EXCHANGE(2, LIST(0, 1, 8, 9, 4, 5, 12, 13), LIST(2, 3, 10, 11, 6, 7, 14, 15))
+#pragma GCC unroll 8
+    EXCHANGE(1, LIST(0, 8, 2, 10, 4, 12, 6, 14), LIST(1, 9, 3, 11, 5, 13, 7, 15))
+#else
+#pragma GCC unroll 4
+    EXCHANGE(2, LIST(0, 1, 4, 5), LIST(2, 3, 6, 7))
+#pragma GCC unroll 4
+    EXCHANGE(1, LIST(0, 4, 2, 6), LIST(1, 5, 3, 7))
+#endif
+}
+
+static float *row_of_plane(const maps *m, index_t plane, index_t row) {
+    return m->data + plane / m->channels * m->batch_stride +
+           plane % m->channels * m->channel_stride + row * m->row_stride;
+}
+
+/* Whether lanes of WIDTH maps each lie side by side in memory. */
+static int lanes_are_contiguous(const maps *m, index_t lanes) {
+    return m->channel_stride == 1 && m->channels % WIDTH == 0 && lanes % WIDTH == 0;
+}
+
+static void load_row(const maps *m, index_t plane, index_t lanes, index_t row, index_t columns,
+                     float *to) {
+    if (lanes_are_contiguous(m, lanes)) {
+        for (index_t l = 0; l < lanes; l += WIDTH) {
+            const float *from = row_of_plane(m, plane + l, row);
+            for (index_t j = 0; j < columns; j++)
+                store(to + j * LANES + l, load(from + j * m->column_stride));
+        }
+        return;
+    }
+    index_t squares = m->column_stride == 1 ? columns / WIDTH * WIDTH : 0;
+    for (index_t l = 0; l < lanes; l += WIDTH) {
+        const float *from[WIDTH];
+        index_t count = least(lanes - l, WIDTH);
+        for (index_t i = 0; i < WIDTH; i++)
+            from[i] = row_of_plane(m, plane + l + least(i, count - 1), row);
+        for (index_t j = 0; j < squares; j += WIDTH) {
+            vector v[WIDTH];
+#pragma GCC unroll 16
+            for (int i = 0; i < WIDTH; i++) v[i] = load(from[i] + j);
+            transpose_square(v);
+#pragma GCC unroll 16
+            for (int i = 0; i < WIDTH; i++) store(to + (j + i) * LANES + l, v[i]);
+        }
+        for (index_t j = squares; j < columns; j++)
+            for (index_t i = 0; i < WIDTH; i++)
+                to[j * LANES + l + i] = from[i][j * m->column_stride];
+    }
+}
+
+static void store_row(const maps *m, index_t plane, index_t lanes, index_t row, index_t columns,
+                      const float *from) {
+    if (lanes_are_contiguous(m, lanes)) {
+        for (index_t l = 0; l < lanes; l += WIDTH) {
+            float *to = row_of_plane(m, plane + l, row);
+            for (index_t j = 0; j < columns; j++)
+                store(to + j * m->column_stride, load(from + j * LANES + l));
+        }
+        return;
+    }
+    for (index_t l = 0; l < lanes; l += WIDTH) {
+        float *to[WIDTH];
+        index_t count = least(lanes - l, WIDTH);
+        for (index_t i = 0; i < count; i++) to[i] = row_of_plane(m, plane + l + i, row);
+        index_t squares =
+            m->column_stride == 1 && count == WIDTH ? columns / WIDTH * WIDTH : 0;
+        for (index_t j = 0; j < squares; j += WIDTH) {
+            vector v[WIDTH];
+#pragma GCC unroll 16
+            for (int i = 0; i < WIDTH; i++) v[i] = load(from + (j + i) * LANES + l);
+            transpose_square(v);
+#pragma GCC unroll 16
+            for (int i = 0; i < WIDTH; i++) store(to[i] + j, v[i]);
+        }
+        for (index_t j = squares; j < columns; j++)
+            for (index_t i = 0; i < count; i++)
+                to[i][j * m->column_stride] = from[j * LANES + l + i];
+    }
+}
+
+/* ---- maps to spectra, and back ------------------------------------------------------------------ */
+
+typedef struct {
+    const maps *maps;
+    index_t planes;
+    const axis *rows, *columns;
+    float *spectrum;
+    index_t spectrum_row; /* numbers from one frequency to the next */
+} transform_arguments;
+
+static index_t frequencies(const axis *ax) { return ax->cosines + ax->sines; }
+
+static void analyze_columns(const axis *ax, index_t lanes, const float *points, float *even,
+                            float *odd, float *to) {
+    fold(ax, LANES, points, even, odd);
+    multiply(ax->cosines, lanes, ax->slots, ax->cosine, ax->slots, 1, even, LANES, to, LANES, 0);
+    multiply(ax->sines, lanes, ax->odd_slots, ax->sine, ax->odd_slots, 1, odd, LANES,
+             to + ax->cosines * LANES, LANES, 0);
+}
+
+static void analyze_task(const void *pointer, index_t task) {
+    const transform_arguments *t = pointer;
+    const axis *rows = t->rows, *columns = t->columns;
+    const index_t plane = task * LANES, lanes = least(t->planes - plane, LANES);
+    const index_t computed = whole_vectors(lanes), width = frequencies(columns);
+    const index_t points = columns->points * LANES, line = width * LANES;
+    float *left = scratch(2 * points + (columns->slots + columns->odd_slots) * LANES +
+                          (rows->slots + rows->odd_slots) * line + frequencies(rows) * line + 128);
+    float *first = take(&left, points), *second = take(&left, points);
+    float *even_points = take(&left, columns->slots * LANES);
+    float *odd_points = take(&left, columns->odd_slots * LANES);
+    float *even = take(&left, rows->slots * line), *odd = take(&left, rows->odd_slots * line);
+
+    for (index_t s = 0; s < rows->slots; s++) {
+        load_row(t->maps, plane, lanes, rows->first[s], columns->points, first);
+        if (s < rows->pairs) {
+            load_row(t->maps, plane, lanes, rows->second[s], columns->points, second);
+            add_and_subtract(first, second, points);
+            analyze_columns(columns, computed, second, even_points, odd_points, odd + s * line);
+        }
+        analyze_columns(columns, computed, first, even_points, odd_points, even + s * line);
+        if (s >= rows->pairs && s < rows->odd_slots)
+            memcpy(odd + s * line, even + s * line, (size_t)line * sizeof(float));
+    }
+    const int whole = computed == lanes;
+    float *out = whole ? t->spectrum + plane : take(&left, frequencies(rows) * line);
+    const index_t out_row = whole ? t->spectrum_row : LANES;
+    for (index_t v = 0; v < width; v++) {
+        multiply(rows->cosines, computed, rows->slots, rows->cosine, rows->slots, 1,
+                 even + v * LANES, line, out + v * out_row, width * out_row, 0);
+        multiply(rows->sines, computed, rows->odd_slots, rows->sine, rows->odd_slots, 1,
+                 odd + v * LANES, line, out + (rows->cosines * width + v) * out_row,
+                 width * out_row, 0);
+    }
+    if (!whole)
+        for (index_t f = 0; f < frequencies(rows) * width; f++)
+            memcpy(t->spectrum + f * t->spectrum_row + plane, out + f * LANES,
+                   (size_t)lanes * sizeof(float));
+}
+
+static void synthesize_columns(const axis *ax, index_t lanes, const float *spectrum, float *even,
+                               float *odd, float *points) {
+    multiply(ax->slots, lanes, ax->cosines, ax->cosine, 1, ax->slots, spectrum, LANES, even, LANES,
+             0);
+    multiply(ax->odd_slots, lanes, ax->sines, ax->sine, 1, ax->odd_slots,
+             spectrum + ax->cosines * LANES, LANES, odd, LANES, 0);
+    unfold(ax, LANES, even, odd, points);
+}
+
+static void synthesize_task(const void *pointer, index_t task) {
+    const transform_arguments *t = pointer;
+    const axis *rows = t->rows, *columns = t->columns;
+    const index_t plane = task * LANES, lanes = least(t->planes - plane, LANES);
+    const index_t computed = whole_vectors(lanes), width = frequencies(columns);
+    const index_t points = columns->points * LANES, line = width * LANES;
+    float *left = scratch(2 * points + (columns->slots + columns->odd_slots) * LANES +
+                          (rows->slots + rows->odd_slots) * line + frequencies(rows) * LANES + 128);
+    float *first = take(&left, points), *second = take(&left, points);
+    float *even_points = take(&left, columns->slots * LANES);
+    float *odd_points = take(&left, columns->odd_slots * LANES);
+    float *even = take(&left, rows->slots * line), *odd = take(&left, rows->odd_slots * line);
+    float *near = take(&left, frequencies(rows) * LANES);
+
+    for (index_t v = 0; v < width; v++) {
+        for (index_t u = 0; u < frequencies(rows); u++)
+            memcpy(near + u * LANES, t->spectrum + (u * width + v) * t->spectrum_row + plane,
+                   (size_t)lanes * sizeof(float));
+        multiply(rows->slots, computed, rows->cosines, rows->cosine, 1, rows->slots, near, LANES,
+                 even + v * LANES, line, 0);
+        multiply(rows->odd_slots, computed, rows->sines, rows->sine, 1, rows->odd_slots,
+                 near + rows->cosines * LANES, LANES, odd + v * LANES, line, 0);
+    }
+    for (index_t s = 0; s < rows->slots; s++) {
+        if (s >= rows->pairs && s < rows->odd_slots)
+            for (index_t i = 0; i < line; i++) even[s * line + i] += odd[s * line + i];
+        synthesize_columns(columns, computed, even + s * line, even_points, odd_points, first);
+        if (s < rows->pairs) {
+            synthesize_columns(columns, computed, odd + s * line, even_points, odd_points, second);
+            add_and_subtract(first, second, points);
+            store_row(t->maps, plane, lanes, rows->second[s], columns->points, second);
+        }
+        store_row(t->maps, plane, lanes, rows->first[s], columns->points, first);
+    }
+}
+
+void passband_analyze(const maps *from, index_t planes, const axis *rows, const axis *columns,
+                      float *spectrum, index_t spectrum_row, index_t threads) {
+    transform_arguments t = {from, planes, rows, columns, spectrum, spectrum_row};
+    in_parallel(analyze_task, &t, (planes + LANES - 1) / LANES, threads);
+}
+
+void passband_synthesize(const maps *to, index_t planes, const axis *rows, const axis *columns,
+                         float *spectrum, index_t spectrum_row, index_t threads) {
+    transform_arguments t = {to, planes, rows, columns, spectrum, spectrum_row};
+    in_parallel(synthesize_task, &t, (planes + LANES - 1) / LANES, threads);
+}
+
+/* ---- filters: folded taps, in blocks of LANES channels ------------------------------------------- */
+
+/* Blocks [lane block][component][channel][LANES]; components are pairs of a row's and a column's,
+ * the even slots first, then the odd ones. */
+typedef struct {
+    const float *weight;
+    float *gradient;
+    const float *partial; /* gradients to be added, chunks of packed taps */
+    float *packed;
+    index_t lanes, terms, lane_stride, term_stride;
+    index_t chunks;
+    const axis *rows, *columns;
+} taps_arguments;
+
+static index_t components(const axis *ax) { return ax->slots + ax->odd_slots; }
+
+static index_t packed_taps(const axis *rows, const axis *columns, index_t lanes, index_t terms) {
+    return (lanes + LANES - 1) / LANES * LANES * terms * components(rows) * components(columns);
+}
+
+static void pack_taps_task(const void *pointer, index_t task) {
+    const taps_arguments *t = pointer;
+    const axis *rows = t->rows, *columns = t->columns;
+    const index_t terms = t->terms, block = task / terms, term = task % terms;
+    const index_t width = columns->points, folded = components(columns);
+    const index_t lanes = least(t->lanes - block * LANES, LANES), line = folded * LANES;
+    const index_t taps = rows->points * width;
+    float *left = scratch(taps * LANES + rows->points * line + components(rows) * line + 128);
+    float *near = take(&left, taps * LANES);
+    float *half = take(&left, rows->points * line), *whole = take(&left, components(rows) * line);
+
+    const float *from = t->weight + block * LANES * t->lane_stride + term * t->term_stride;
+    memset(near, 0, (size_t)(taps * LANES) * sizeof(float));
+    for (index_t l = 0; l < lanes; l++)
+        for (index_t tap = 0; tap < taps; tap++) near[tap * LANES + l] = from[l * t->lane_stride + tap];
+    for (index_t i = 0; i < rows->points; i++)
+        fold(columns, LANES, near + i * width * LANES, half + i * line,
+             half + i * line + columns->slots * LANES);
+    fold(rows, line, half, whole, whole + rows->slots * line);
+    float *to = t->packed + (block * components(rows) * folded * terms + term) * LANES;
+    for (index_t c = 0; c < components(rows) * folded; c++)
+        memcpy(to + c * terms * LANES, whole + c * LANES, LANES * sizeof(float));
+}
+
+/* The adjoint of packing: chunks of gradients added up, unfolded and put where the weights lie. */
+static void unpack_taps_task(const void *pointer, index_t task) {
+    const taps_arguments *t = pointer;
+    const axis *rows = t->rows, *columns = t->columns;
+    const index_t terms = t->terms, block = task / terms, term = task % terms;
+    const index_t width = columns->points, folded = components(columns);
+    const index_t lanes = least(t->lanes - block * LANES, LANES), line = folded * LANES;
+    const index_t taps = rows->points * width, count = components(rows) * folded;
+    const index_t chunk = packed_taps(rows, columns, t->lanes, terms);
+    float *left = scratch(count * LANES + rows->points * line + taps * LANES + 128);
+    float *whole = take(&left, count * LANES), *half = take(&left, rows->points * line);
+    float *near = take(&left, taps * LANES);
+
+    const float *from = t->partial + (block * count * terms + term) * LANES;
+    for (index_t c = 0; c < count; c++)
+        for (index_t l = 0; l < LANES; l++) {
+            float sum = 0;
+            for (index_t n = 0; n < t->chunks; n++) sum += from[n * chunk + c * terms * LANES + l];
+            whole[c * LANES + l] = sum;
+        }
+    unfold(rows, line, whole, whole + rows->slots * line, half);
+    for (index_t i = 0; i < rows->points; i++)
+        unfold(columns, LANES, half + i * line, half + i * line + columns->slots * LANES,
+               near + i * width * LANES);
+    float *to = t->gradient + block * LANES * t->lane_stride + term * t->term_stride;
+    for (index_t l = 0; l < lanes; l++)
+        for (index_t tap = 0; tap < taps; tap++) to[l * t->lane_stride + tap] = near[tap * LANES + l];
+}
+
+index_t passband_packed_taps(const axis *rows, const axis *columns, index_t lanes, index_t terms) {
+    return packed_taps(rows, columns, lanes, terms);
+}
+
+void passband_pack_taps(const float *weight, index_t lanes, index_t terms, index_t lane_stride,
+                        index_t term_stride, const axis *rows, const axis *columns, float *packed,
+                        index_t threads) {
+    taps_arguments t = {.weight = weight, .packed = packed, .lanes = lanes, .terms = terms,
+                        .lane_stride = lane_stride, .term_stride = term_stride, .rows = rows,
+                        .columns = columns};
+    in_parallel(pack_taps_task, &t, (lanes + LANES - 1) / LANES * terms, threads);
+}
+
+/* ---- the product over channels, frequency by frequency -------------------------------------------- */
+
+/* The real coefficients of one pair of frequencies: rows of the spectrum, cosine or sine of each
+ * axis. Frequencies that are their own negative have no sine. */
+typedef struct {
+    index_t u, v;
+    int row_sine, column_sine;
+    index_t cc, cs, sc, ss; /* rows of the spectrum; the first letter is the row frequency's */
+    int parts;              /* real products: 6 for two complex bins, 3 for one, 1 for a real one */
+} bin;
+
+static bin bin_at(const axis *rows, const axis *columns, index_t u, index_t v) {
+    const index_t width = frequencies(columns);
+    bin b = {.u = u, .v = v, .row_sine = u >= 1 && u <= rows->sines,
+             .column_sine = v >= 1 && v <= columns->sines};
+    const index_t row = rows->cosines + u - 1, column = columns->cosines + v - 1;
+    b.cc = u * width + v;
+    b.cs = u * width + column;
+    b.sc = row * width + v;
+    b.ss = row * width + column;
+    b.parts = b.row_sine && b.column_sine ? 6 : b.row_sine || b.column_sine ? 3 : 1;
+    return b;
+}
+
+/* The parts of `count` numbers of a spectrum: Xr, Xi and Xr + Xi of X(+u, v) and X(-u, v); with
+ * `conjugate`, those of the conjugates. */
+INLINE void split(const bin *b, const float *spectrum, index_t row, index_t count, int conjugate,
+                  float *to, index_t part) {
+    const float *cc = spectrum + b->cc * row;
+    if (b->parts == 1) {
+        memcpy(to, cc, (size_t)count * sizeof(float));
+        return;
+    }
+    const float sign = conjugate ? -1 : 1;
+    if (b->parts == 3) {
+        const float *sine = spectrum + (b->row_sine ? b->sc : b->cs) * row;
+        for (index_t i = 0; i < count; i++) {
+            float real = cc[i], imag = -sign * sine[i];
+            to[i] = real;
+            to[part + i] = imag;
+            to[2 * part + i] = real + imag;
+        }
+        return;
+    }
+    const float *cs = spectrum + b->cs * row, *sc = spectrum + b->sc * row;
+    const float *ss = spectrum + b->ss * row;
+    for (index_t i = 0; i < count; i++) {
+        float plus_real = cc[i] - ss[i], plus_imag = -sign * (sc[i] + cs[i]);
+        float minus_real = cc[i] + ss[i], minus_imag = sign * (sc[i] - cs[i]);
+        to[i] = plus_real;
+        to[part + i] = plus_imag;
+        to[2 * part + i] = plus_real + plus_imag;
+        to[3 * part + i] = minus_real;
+        to[4 * part + i] = minus_imag;
+        to[5 * part + i] = minus_real + minus_imag;
+    }
+}
+
+typedef struct {
+    const float *from;
+    float *to;
+    index_t from_row, to_row, batch, inputs, outputs;
+    const axis *rows, *columns; /* of the band: cosines and sines alone */
+    const axis *tap_rows, *tap_columns;
+    const float *taps;
+    float sign; /* +1 for the convolution, -1 for its adjoint */
+    const float *bias;
+    float bias_scale;
+    index_t column_chunks;
+} product_arguments;
+
+/* sum_s coefficient[s] from[s], rows of `size` numbers. */
+INLINE void combine(const float *coefficient, index_t count, float sign, const float *from,
+                    index_t size, float *to) {
+    if (count == 0) {
+        memset(to, 0, (size_t)size * sizeof(float));
+        return;
+    }
+    for (index_t i = 0; i < size; i += WIDTH) {
+        vector sum = {0};
+        for (index_t s = 0; s < count; s++)
+            sum += (sign * coefficient[s]) * load(from + s * size + i);
+        store(to + i, sum);
+    }
+}
+
+/* The parts of the filters at one pair of frequencies, rows of LANES outputs per input channel:
+ * Li - Lr, Lr + Li, Lr for L(+u, v), then for L(-u, v). */
+static void filter_parts(const product_arguments *p, const bin *b, const float *stage,
+                         index_t stage_size, index_t first, index_t count, float *to,
+                         index_t part) {
+    const axis *ax = p->tap_columns;
+    const index_t even = ax->slots, odd = ax->odd_slots, size = count * LANES;
+    const float *cosine = ax->cosine + b->v * even, *sine = ax->sine + (b->v - 1) * odd;
+    const float *c = stage + first * LANES, *s = c + (even + odd) * stage_size;
+    const float half = b->parts == 6 ? 0.5f : 1.0f;
+    for (index_t i = 0; i < size; i += WIDTH) {
+        vector cc = {0}, cs = {0}, sc = {0}, ss = {0};
+        for (index_t t = 0; t < even; t++) cc += cosine[t] * load(c + t * stage_size + i);
+        if (b->column_sine)
+            for (index_t t = 0; t < odd; t++)
+                cs += sine[t] * load(c + (even + t) * stage_size + i);
+        if (b->row_sine) {
+            for (index_t t = 0; t < even; t++) sc += cosine[t] * load(s + t * stage_size + i);
+            if (b->column_sine)
+                for (index_t t = 0; t < odd; t++)
+                    ss += sine[t] * load(s + (even + t) * stage_size + i);
+        }
+        /* the sines of the rows carry the sign already; those of the columns take it here */
+        cs *= p->sign;
+        ss *= p->sign;
+        if (b->parts == 1) {
+            store(to + i, cc);
+        } else if (b->parts == 3) {
+            vector imag = cs + sc;
+            store(to + i, imag - cc);
+            store(to + part + i, cc + imag);
+            store(to + 2 * part + i, cc);
+        } else {
+            vector real = half * (cc - ss), imag = half * (cs + sc);
+            store(to + i, imag - real);
+            store(to + part + i, real + imag);
+            store(to + 2 * part + i, real);
+            real = half * (cc + ss);
+            imag = half * (cs - sc);
+            store(to + 3 * part + i, imag - real);
+            store(to + 4 * part + i, real + imag);
+            store(to + 5 * part + i, real);
+        }
+    }
+}
+
+/* Real coefficients from the products P2 = Xr (Li - Lr), P3 = Xi (Lr + Li), P1 = (Xr + Xi) Lr. */
+INLINE void join(const bin *b, const float *products, index_t part, index_t count, float *to,
+                 index_t row) {
+    float *cc = to + b->cc * row;
+    const float *p2 = products, *p3 = products + part, *p1 = products + 2 * part;
+    if (b->parts == 1) {
+        memcpy(cc, products, (size_t)count * sizeof(float));
+    } else if (b->parts == 3) {
+        float *sine = to + (b->row_sine ? b->sc : b->cs) * row;
+        for (index_t i = 0; i < count; i++) {
+            cc[i] = p1[i] - p3[i];
+            sine[i] = -(p1[i] + p2[i]);
+        }
+    } else {
+        const float *q2 = products + 3 * part, *q3 = q2 + part, *q1 = q3 + part;
+        float *cs = to + b->cs * row, *sc = to + b->sc * row, *ss = to + b->ss * row;
+        for (index_t i = 0; i < count; i++) {
+            float plus_real = p1[i] - p3[i], plus_imag = p1[i] + p2[i];
+            float minus_real = q1[i] - q3[i], minus_imag = q1[i] + q2[i];
+            cc[i] = plus_real + minus_real;
+            ss[i] = minus_real - plus_real;
+            cs[i] = -(plus_imag + minus_imag);
+            sc[i] = minus_imag - plus_imag;
+        }
+    }
+}
+
+static void product_task(const void *pointer, index_t task) {
+    const product_arguments *p = pointer;
+    const axis *tap_rows = p->tap_rows, *tap_columns = p->tap_columns;
+    const index_t blocks = (p->outputs + LANES - 1) / LANES;
+    const index_t block = task % blocks, chunk = task / blocks % p->column_chunks;
+    const index_t u = p->rows->cosines - 1 - task / blocks / p->column_chunks;
+    const index_t lanes = least(p->outputs - block * LANES, LANES), computed = whole_vectors(lanes);
+    const index_t folded = components(tap_columns), size = p->inputs * LANES;
+    const index_t product_part = p->batch * LANES, x_part = p->batch * DEPTH;
+    const index_t filter_part = DEPTH * LANES;
+    float *left = scratch(2 * folded * size + MAX_PARTS * (product_part + x_part + filter_part) + 128);
+    float *stage = take(&left, 2 * folded * size);
+    float *products = take(&left, MAX_PARTS * product_part);
+    float *x = take(&left, MAX_PARTS * x_part), *filters = take(&left, MAX_PARTS * filter_part);
+
+    /* the filters' transform along the rows, of folded taps along the columns */
+    const float *taps = p->taps + block * components(tap_rows) * folded * size;
+    const int row_sine = u >= 1 && u <= p->rows->sines;
+    combine(tap_rows->cosine + u * tap_rows->slots, tap_rows->slots, 1, taps, folded * size, stage);
+    if (row_sine)
+        combine(tap_rows->sine + (u - 1) * tap_rows->odd_slots, tap_rows->odd_slots, p->sign,
+                taps + tap_rows->slots * folded * size, folded * size, stage + folded * size);
+
+    for (index_t v = chunk; v < p->columns->cosines; v += p->column_chunks) {
+        const bin b = bin_at(p->rows, p->columns, u, v);
+        for (index_t first = 0; first < p->inputs; first += DEPTH) {
+            const index_t depth = least(p->inputs - first, DEPTH);
+            filter_parts(p, &b, stage, size, first, depth, filters, filter_part);
+            for (index_t n = 0; n < p->batch; n++)
+                split(&b, p->from + n * p->inputs + first, p->from_row, depth, 0, x + n * DEPTH,
+                      x_part);
+            for (int part = 0; part < b.parts; part++)
+                multiply(p->batch, computed, depth, x + part * x_part, DEPTH, 1,
+                         filters + part * filter_part, LANES, products + part * product_part, LANES,
+                         first > 0);
+        }
+        float *to = p->to + block * LANES;
+        for (index_t n = 0; n < p->batch; n++)
+            join(&b, products + n * LANES, product_part, lanes, to + n * p->outputs, p->to_row);
+        if (p->bias && u == 0 && v == 0)
+            for (index_t n = 0; n < p->batch; n++)
+                for (index_t l = 0; l < lanes; l++)
+                    to[n * p->outputs + l] += p->bias_scale * p->bias[block * LANES + l];
+    }
+}
+
+/* Spectrum of the output from that of the input. `rows` and `columns` name the band. */
+void passband_product(const float *from, index_t from_row, index_t batch, index_t inputs, float *to,
+                      index_t to_row, index_t outputs, const axis *rows, const axis *columns,
+                      const axis *tap_rows, const axis *tap_columns, const float *taps, float sign,
+                      const float *bias, float bias_scale, index_t threads) {
+    product_arguments p = {from, to, from_row, to_row, batch, inputs, outputs, rows, columns,
+                           tap_rows, tap_columns, taps, sign, bias, bias_scale, 1};
+    const index_t tasks = rows->cosines * ((outputs + LANES - 1) / LANES);
+    /* enough tasks for every thread to find one at the end */
+    if (threads > 1)
+        p.column_chunks = least((8 * threads + tasks - 1) / tasks, columns->cosines);
+    in_parallel(product_task, &p, tasks * p.column_chunks, threads);
+}
+
+/* ---- the filters' gradient ------------------------------------------------------------------------ */
+
+typedef struct {
+    const float *x, *g;
+    index_t x_row, g_row, batch, inputs, outputs;
+    const axis *rows, *columns, *tap_rows, *tap_columns;
+    float *taps; /* chunks of packed taps */
+    index_t chunks;
+    int accumulate;
+} correlate_arguments;
+
+/* to[s] += coefficient[s] * from, rows of `size` numbers `stride` apart. */
+INLINE void spread(const float *coefficient, index_t count, const float *from, index_t size,
+                   float *to, index_t stride) {
+    for (index_t s = 0; s < count; s++)
+        for (index_t i = 0; i < size; i += WIDTH)
+            store(to + s * stride + i, load(to + s * stride + i) + coefficient[s] * load(from + i));
+}
+
+/* The adjoint of `filter_parts`: products of conjugates, to the stage between rows and columns. */
+static void gather_parts(const correlate_arguments *p, const bin *b, const float *products,
+                         index_t part, index_t size, float *c, index_t stage_size) {
+    const axis *ax = p->tap_columns;
+    const index_t even = ax->slots, odd = ax->odd_slots;
+    const float *cosine = ax->cosine + b->v * even, *sine = ax->sine + (b->v - 1) * odd;
+    float *s = c + (even + odd) * stage_size;
+    for (index_t i = 0; i < size; i += WIDTH) {
+        vector cc, cs = {0}, sc = {0}, ss = {0};
+        if (b->parts == 1) {
+            cc = load(products + i);
+        } else {
+            vector p2 = load(products + i), p3 = load(products + part + i);
+            vector p1 = load(products + 2 * part + i);
+            vector real = p1 - p3, imag = p1 + p2;
+            cc = real;
+            if (b->parts == 3) {
+                if (b->row_sine) sc = imag;
+                else cs = imag;
+            } else {
+                p2 = load(products + 3 * part + i);
+                p3 = load(products + 4 * part + i);
+                p1 = load(products + 5 * part + i);
+                vector minus_real = p1 - p3, minus_imag = p1 + p2;
+                cc = 0.5f * (real + minus_real);
+                ss = 0.5f * (minus_real - real);
+                cs = 0.5f * (imag + minus_imag);
+                sc = 0.5f * (imag - minus_imag);
+            }
+        }
+        for (index_t t = 0; t < even; t++)
+            store(c + t * stage_size + i, load(c + t * stage_size + i) + cosine[t] * cc);
+        if (b->column_sine)
+            for (index_t t = even; t < even + odd; t++)
+                store(c + t * stage_size + i, load(c + t * stage_size + i) + sine[t - even] * cs);
+        if (b->row_sine) {
+            for (index_t t = 0; t < even; t++)
+                store(s + t * stage_size + i, load(s + t * stage_size + i) + cosine[t] * sc);
+            if (b->column_sine)
+                for (index_t t = even; t < even + odd; t++)
+                    store(s + t * stage_size + i, load(s + t * stage_size + i) + sine[t - even] * ss);
+        }
+    }
+}
+
+static void correlate_task(const void *pointer, index_t task) {
+    const correlate_arguments *p = pointer;
+    const axis *tap_rows = p->tap_rows, *tap_columns = p->tap_columns;
+    const index_t blocks = (p->outputs + LANES - 1) / LANES;
+    const index_t input_blocks = (p->inputs + LANES - 1) / LANES;
+    const index_t block = task % blocks, input_block = task / blocks % input_blocks;
+    const index_t chunk = task / blocks / input_blocks;
+    const index_t lanes = least(p->outputs - block * LANES, LANES), computed = whole_vectors(lanes);
+    const index_t inputs = least(p->inputs - input_block * LANES, LANES), size = inputs * LANES;
+    const index_t folded = components(tap_columns), part = p->batch * LANES;
+    const index_t strip_part = STRIP * LANES;
+    float *left = scratch(2 * folded * size + MAX_PARTS * (2 * part + strip_part) + 128);
+    float *stage = take(&left, 2 * folded * size);
+    float *x = take(&left, MAX_PARTS * part), *g = take(&left, MAX_PARTS * part);
+    float *products = take(&left, MAX_PARTS * strip_part);
+    float *to = p->taps + chunk * packed_taps(tap_rows, tap_columns, p->outputs, p->inputs) +
+                block * components(tap_rows) * folded * p->inputs * LANES +
+                input_block * LANES * LANES;
+    if (!p->accumulate)
+        for (index_t c = 0; c < components(tap_rows) * folded; c++)
+            memset(to + c * p->inputs * LANES, 0, (size_t)size * sizeof(float));
+
+    for (index_t u = chunk; u < p->rows->cosines; u += p->chunks) {
+        const int row_sine = u >= 1 && u <= p->rows->sines;
+        memset(stage, 0, (size_t)(2 * folded * size) * sizeof(float));
+        for (index_t v = 0; v < p->columns->cosines; v++) {
+            const bin b = bin_at(p->rows, p->columns, u, v);
+            for (index_t n = 0; n < p->batch; n++) {
+                split(&b, p->x + n * p->inputs + input_block * LANES, p->x_row, inputs, 1,
+                      x + n * LANES, part);
+                split(&b, p->g + n * p->outputs + block * LANES, p->g_row, lanes, 0, g + n * LANES,
+                      part);
+            }
+            /* with X conjugated: (Xr + Xi) Gr, Xr (Gi - Gr), Xi (Gr + Gi) */
+            for (int first = 0; first < b.parts - 1; first += 3)
+                for (index_t i = 0; i < part; i++) {
+                    float *real = g + first * part, *imag = real + part, *sum = imag + part;
+                    float r = real[i], m = imag[i];
+                    real[i] = m - r;
+                    imag[i] = sum[i];
+                    sum[i] = r;
+                }
+            for (index_t first = 0; first < inputs; first += STRIP) {
+                const index_t count = least(inputs - first, STRIP);
+                for (int n = 0; n < b.parts; n++)
+                    multiply(count, computed, p->batch, x + n * part + first, 1, LANES,
+                             g + n * part, LANES, products + n * strip_part, LANES, 0);
+                gather_parts(p, &b, products, strip_part, count * LANES, stage + first * LANES, size);
+            }
+        }
+        for (index_t c = 0; c < folded; c++) {
+            spread(tap_rows->cosine + u * tap_rows->slots, tap_rows->slots, stage + c * size, size,
+                   to + c * p->inputs * LANES, folded * p->inputs * LANES);
+            if (row_sine)
+                spread(tap_rows->sine + (u - 1) * tap_rows->odd_slots, tap_rows->odd_slots,
+                       stage + (folded + c) * size, size,
+                       to + (tap_rows->slots * folded + c) * p->inputs * LANES,
+                       folded * p->inputs * LANES);
+        }
+    }
+}
+
+/* Into how many chunks of row frequencies the gradient is divided, each with packed taps of its own. */
+index_t passband_correlate_chunks(index_t inputs, index_t outputs, const axis *rows,
+                                  index_t threads) {
+    const index_t tasks = ((outputs + LANES - 1) / LANES) * ((inputs + LANES - 1) / LANES);
+    return threads > 1 ? least((4 * threads + tasks - 1) / tasks, rows->cosines) : 1;
+}
+
+/* The gradient of packed taps from the spectra of the input and of the output's gradient. */
+void passband_correlate(const float *x, index_t x_row, index_t inputs, const float *g, index_t g_row,
+                        index_t outputs, index_t batch, const axis *rows, const axis *columns,
+                        const axis *tap_rows, const axis *tap_columns, float *taps, index_t chunks,
+                        int accumulate, index_t threads) {
+    correlate_arguments p = {x, g, x_row, g_row, batch, inputs, outputs, rows, columns, tap_rows,
+                             tap_columns, taps, chunks, accumulate};
+    in_parallel(correlate_task, &p,
+                ((outputs + LANES - 1) / LANES) * ((inputs + LANES - 1) / LANES) * chunks, threads);
+}
+
+void passband_unpack_taps(const float *partial, index_t chunks, index_t lanes, index_t terms,
+                          index_t lane_stride, index_t term_stride, const axis *rows,
+                          const axis *columns, float *gradient, index_t threads) {
+    taps_arguments t = {.gradient = gradient, .partial = partial, .chunks = chunks, .lanes = lanes,
+                        .terms = terms, .lane_stride = lane_stride, .term_stride = term_stride,
+                        .rows = rows, .columns = columns};
+    in_parallel(unpack_taps_task, &t, (lanes + LANES - 1) / LANES * terms, threads);
+}

@@ -1,0 +1,77 @@
+"""The compiled kernels: which of them this machine runs, and their arguments."""
+
+import ctypes
+from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_FOLDER = Path(__file__).parent
+
+# The instruction sets that kernels are compiled for, as torch names what a machine has.
+INSTRUCTION_SETS = ("AVX512", "AVX2", "DEFAULT")
+
+
+class Axis(ctypes.Structure):
+    """`axis` of kernels.c."""
+
+    _fields_ = [
+        ("points", c_int64),
+        ("pairs", c_int64),
+        ("odd_slots", c_int64),
+        ("slots", c_int64),
+        ("cosines", c_int64),
+        ("sines", c_int64),
+        ("first", c_void_p),
+        ("second", c_void_p),
+        ("cosine", c_void_p),
+        ("sine", c_void_p),
+    ]
+
+
+class Maps(ctypes.Structure):
+    """`maps` of kernels.c."""
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("channels", c_int64),
+        ("batch_stride", c_int64),
+        ("channel_stride", c_int64),
+        ("row_stride", c_int64),
+        ("column_stride", c_int64),
+    ]
+
+
+_AXES = [POINTER(Axis)] * 2
+_SIGNATURES = {
+    "analyze": [POINTER(Maps), c_int64, *_AXES, c_void_p, c_int64, c_int64],
+    "synthesize": [POINTER(Maps), c_int64, *_AXES, c_void_p, c_int64, c_int64],
+    "packed_taps": [*_AXES, c_int64, c_int64],
+    "pack_taps": [c_void_p, *[c_int64] * 4, *_AXES, c_void_p, c_int64],
+    "unpack_taps": [c_void_p, *[c_int64] * 5, *_AXES, c_void_p, c_int64],
+    "product": [
+        c_void_p, *[c_int64] * 3, c_void_p, *[c_int64] * 2, *_AXES, *_AXES, c_void_p, c_float,
+        c_void_p, c_float, c_int64,
+    ],
+    "correlate_chunks": [c_int64, c_int64, POINTER(Axis), c_int64],
+    "correlate": [
+        c_void_p, *[c_int64] * 2, c_void_p, *[c_int64] * 3, *_AXES, *_AXES, c_void_p, c_int64,
+        c_int, c_int64,
+    ],
+}  # fmt: skip
+
+
+@cache
+def load_library() -> ctypes.CDLL | None:
+    """The kernels for this machine's instruction set; None where none were compiled for it."""
+    path = _FOLDER / f"kernels_{torch.backends.cpu.get_cpu_capability().lower()}.so"
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:
+        return None
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(library, f"passband_{name}")
+        function.argtypes = arguments
+        function.restype = c_int64 if name in ("packed_taps", "correlate_chunks") else None
+    return library
