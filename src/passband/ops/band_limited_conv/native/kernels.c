@@ -25,6 +25,7 @@
 #define TILE_ROWS 6   /* TILE_ROWS * TILE_VECTORS sums stay in registers */
 #define LANES 64      /* numbers in a row */
 #define DEPTH 64      /* terms of a product over channels at a time: their rows fit the first cache */
+#define FLAT 256      /* points of a map that is taken into lanes as a whole */
 #define STRIP 12      /* rows of the filters' gradient at a time */
 #define MAX_PARTS 6   /* three real products for each of two complex numbers */
 
@@ -36,8 +37,20 @@ typedef int64_t index_t;
 
 INLINE vector load(const float *from) { return *(const loose_vector *)from; }
 INLINE void store(float *to, vector value) { *(loose_vector *)to = value; }
+INLINE float get_one(const float *from) { return *from; }
+INLINE void put_one(float *to, float value) { *to = value; }
 INLINE index_t least(index_t a, index_t b) { return a < b ? a : b; }
 INLINE index_t whole_vectors(index_t n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
+
+/* BODY(type, get, put) for each i below `count`: in whole registers, then one by one. */
+#define FOR_EACH(i, count, BODY)                                                                  \
+    index_t i = 0;                                                                                \
+    for (; i + WIDTH <= count; i += WIDTH) {                                                      \
+        BODY(vector, load, store)                                                                 \
+    }                                                                                             \
+    for (; i < count; i++) {                                                                      \
+        BODY(float, get_one, put_one)                                                             \
+    }
 
 /* One axis: points that share a cosine up to a sign of the sine are folded into one slot.
  * Slots come in the order: pairs (first, second), singles that have a sine, singles that have none. */
@@ -236,14 +249,6 @@ static void unfold(const axis *ax, index_t size, const float *even, const float 
     }
 }
 
-static void add_and_subtract(float *a, float *b, index_t count) {
-    for (index_t i = 0; i < count; i++) {
-        float x = a[i], y = b[i];
-        a[i] = x + y;
-        b[i] = x - y;
-    }
-}
-
 /* ---- rows of maps in and out of lanes --------------------------------------------------------- */
 
 #if defined(__clang__)
@@ -297,68 +302,205 @@ static float *row_of_plane(const maps *m, index_t plane, index_t row) {
            plane % m->channels * m->channel_stride + row * m->row_stride;
 }
 
-/* Whether lanes of WIDTH maps each lie side by side in memory. */
+/* A row of LANES maps in registers: vector l of column j at vectors[l] + j * stride. What is `ahead`
+ * of it is needed next. */
+typedef struct {
+    float *vectors[LANES / WIDTH];
+    index_t stride, ahead;
+} lane_row;
+
+static lane_row row_in(float *buffer) {
+    lane_row r = {.stride = LANES};
+    for (index_t l = 0; l < LANES / WIDTH; l++) r.vectors[l] = buffer + l * WIDTH;
+    return r;
+}
+
+/* Whether every WIDTH maps lie side by side in memory, so that registers meet them as they are. */
 static int lanes_are_contiguous(const maps *m, index_t lanes) {
     return m->channel_stride == 1 && m->channels % WIDTH == 0 && lanes % WIDTH == 0;
 }
 
-static void load_row(const maps *m, index_t plane, index_t lanes, index_t row, index_t columns,
-                     float *to) {
-    if (lanes_are_contiguous(m, lanes)) {
-        for (index_t l = 0; l < lanes; l += WIDTH) {
-            const float *from = row_of_plane(m, plane + l, row);
-            for (index_t j = 0; j < columns; j++)
-                store(to + j * LANES + l, load(from + j * m->column_stride));
-        }
-        return;
-    }
-    index_t squares = m->column_stride == 1 ? columns / WIDTH * WIDTH : 0;
-    for (index_t l = 0; l < lanes; l += WIDTH) {
-        const float *from[WIDTH];
-        index_t count = least(lanes - l, WIDTH);
-        for (index_t i = 0; i < WIDTH; i++)
-            from[i] = row_of_plane(m, plane + l + least(i, count - 1), row);
-        for (index_t j = 0; j < squares; j += WIDTH) {
+static lane_row row_in_place(const maps *m, index_t plane, index_t lanes, index_t row,
+                             index_t next) {
+    lane_row r = {.stride = m->column_stride, .ahead = (next - row) * m->row_stride};
+    for (index_t l = 0; l < lanes; l += WIDTH)
+        r.vectors[l / WIDTH] = row_of_plane(m, plane + l, row);
+    return r;
+}
+
+/* to[j][i] = from[i][j] for j below `columns`, where up to `readable` may be read. */
+static void transpose_in(const float *const from[WIDTH], index_t columns, index_t readable,
+                         index_t ahead, float *to) {
+    for (index_t j = 0; j < columns; j += WIDTH) {
+        if (j + WIDTH > columns && columns >= WIDTH) j = columns - WIDTH; /* once more, in part */
+        const index_t kept = least(columns - j, WIDTH);
+        if (j + WIDTH <= readable) {
             vector v[WIDTH];
 #pragma GCC unroll 16
-            for (int i = 0; i < WIDTH; i++) v[i] = load(from[i] + j);
+            for (int i = 0; i < WIDTH; i++) {
+                v[i] = load(from[i] + j);
+                __builtin_prefetch(from[i] + j + ahead);
+            }
             transpose_square(v);
 #pragma GCC unroll 16
-            for (int i = 0; i < WIDTH; i++) store(to + (j + i) * LANES + l, v[i]);
+            for (int i = 0; i < WIDTH; i++) {
+                if (i == kept) break;
+                store(to + (j + i) * LANES, v[i]);
+            }
+        } else {
+            for (; j < columns; j++)
+                for (int i = 0; i < WIDTH; i++) to[j * LANES + i] = from[i][j];
         }
-        for (index_t j = squares; j < columns; j++)
-            for (index_t i = 0; i < WIDTH; i++)
-                to[j * LANES + l + i] = from[i][j * m->column_stride];
+    }
+}
+
+INLINE void store_part(float *to, vector value, index_t count) {
+    float numbers[WIDTH];
+    memcpy(numbers, &value, sizeof numbers);
+    const float *from = numbers;
+#define PART(n)                                                                                   \
+    if (count & n) {                                                                              \
+        memcpy(to, from, n * sizeof(float));                                                      \
+        to += n;                                                                                  \
+        from += n;                                                                                \
+    }
+    PART(8) PART(4) PART(2) PART(1)
+#undef PART
+}
+
+/* to[i][j] = from[j][i] for j below `columns`, for the first `count` of the rows. */
+static void transpose_out(const float *from, index_t columns, index_t count,
+                          float *const to[WIDTH]) {
+    for (index_t j = 0; j < columns; j += WIDTH) {
+        if (j + WIDTH > columns && columns >= WIDTH) j = columns - WIDTH; /* once more, in part */
+        const index_t kept = least(columns - j, WIDTH);
+        vector v[WIDTH];
+#pragma GCC unroll 16
+        for (int i = 0; i < WIDTH; i++) v[i] = load(from + (j + (i < kept ? i : 0)) * LANES);
+        transpose_square(v);
+        if (kept == WIDTH && count == WIDTH)
+#pragma GCC unroll 16
+            for (int i = 0; i < WIDTH; i++) store(to[i] + j, v[i]);
+        else
+#pragma GCC unroll 16
+            for (int i = 0; i < WIDTH; i++) {
+                if (i == count) break;
+                if (kept == WIDTH) store(to[i] + j, v[i]);
+                else store_part(to[i] + j, v[i], kept);
+            }
+    }
+}
+
+/* Columns of a row of each of `lanes` maps, side by side in `to`; the row after it is `next`. */
+static void load_row(const maps *m, index_t plane, index_t lanes, index_t row, index_t next,
+                     index_t columns, float *to) {
+    const index_t ahead = (next - row) * m->row_stride;
+    for (index_t l = 0; l < lanes; l += WIDTH) {
+        const float *from[WIDTH];
+        const index_t count = least(lanes - l, WIDTH);
+        for (index_t i = 0; i < WIDTH; i++)
+            from[i] = row_of_plane(m, plane + l + least(i, count - 1), row);
+        if (m->column_stride == 1)
+            transpose_in(from, columns, columns, ahead, to + l);
+        else
+            for (index_t j = 0; j < columns; j++)
+                for (index_t i = 0; i < WIDTH; i++)
+                    to[j * LANES + l + i] = from[i][j * m->column_stride];
     }
 }
 
 static void store_row(const maps *m, index_t plane, index_t lanes, index_t row, index_t columns,
                       const float *from) {
-    if (lanes_are_contiguous(m, lanes)) {
-        for (index_t l = 0; l < lanes; l += WIDTH) {
-            float *to = row_of_plane(m, plane + l, row);
-            for (index_t j = 0; j < columns; j++)
-                store(to + j * m->column_stride, load(from + j * LANES + l));
-        }
-        return;
-    }
     for (index_t l = 0; l < lanes; l += WIDTH) {
         float *to[WIDTH];
-        index_t count = least(lanes - l, WIDTH);
+        const index_t count = least(lanes - l, WIDTH);
         for (index_t i = 0; i < count; i++) to[i] = row_of_plane(m, plane + l + i, row);
-        index_t squares =
-            m->column_stride == 1 && count == WIDTH ? columns / WIDTH * WIDTH : 0;
-        for (index_t j = 0; j < squares; j += WIDTH) {
-            vector v[WIDTH];
-#pragma GCC unroll 16
-            for (int i = 0; i < WIDTH; i++) v[i] = load(from + (j + i) * LANES + l);
-            transpose_square(v);
-#pragma GCC unroll 16
-            for (int i = 0; i < WIDTH; i++) store(to[i] + j, v[i]);
+        if (m->column_stride == 1)
+            transpose_out(from + l, columns, count, to);
+        else
+            for (index_t j = 0; j < columns; j++)
+                for (index_t i = 0; i < count; i++)
+                    to[i][j * m->column_stride] = from[j * LANES + l + i];
+    }
+}
+
+/* Two rows folded along both axes. The first letter is the row's: even is their sum, odd their
+ * difference. `second` is NULL for a row without a mirror image: it is its own even part. */
+typedef struct {
+    float *ee, *eo, *oe, *oo;
+} folded_rows;
+
+static void fold_rows(const axis *ax, index_t lanes, const lane_row *first, const lane_row *second,
+                      const folded_rows *to) {
+    for (index_t s = 0; s < ax->slots; s++) {
+        const int paired = s < ax->pairs, has_odd = s < ax->odd_slots;
+        const index_t a = ax->first[s] * first->stride;
+        const index_t b = paired ? ax->second[s] * first->stride : a;
+        for (index_t l = 0; l < lanes; l += WIDTH) {
+            const index_t slot = s * LANES + l;
+            const float *f = first->vectors[l / WIDTH];
+            vector fe = load(f + a), fo = fe;
+            __builtin_prefetch(f + a + first->ahead);
+            if (paired) {
+                __builtin_prefetch(f + b + first->ahead);
+                vector mirror = load(f + b);
+                fo = fe - mirror;
+                fe += mirror;
+            }
+            if (!second) {
+                store(to->ee + slot, fe);
+                if (has_odd) store(to->eo + slot, fo);
+                continue;
+            }
+            const float *g = second->vectors[l / WIDTH];
+            vector ge = load(g + a), go = ge;
+            __builtin_prefetch(g + a + second->ahead);
+            if (paired) {
+                __builtin_prefetch(g + b + second->ahead);
+                vector mirror = load(g + b);
+                go = ge - mirror;
+                ge += mirror;
+            }
+            store(to->ee + slot, fe + ge);
+            store(to->oe + slot, fe - ge);
+            if (has_odd) {
+                store(to->eo + slot, fo + go);
+                store(to->oo + slot, fo - go);
+            }
         }
-        for (index_t j = squares; j < columns; j++)
-            for (index_t i = 0; i < count; i++)
-                to[i][j * m->column_stride] = from[j * LANES + l + i];
+    }
+}
+
+/* The inverse, and the adjoint. */
+static void unfold_rows(const axis *ax, index_t lanes, const folded_rows *from,
+                        const lane_row *first, const lane_row *second) {
+    for (index_t s = 0; s < ax->slots; s++) {
+        const int paired = s < ax->pairs, has_odd = s < ax->odd_slots;
+        const index_t a = ax->first[s] * first->stride;
+        const index_t b = paired ? ax->second[s] * first->stride : a;
+        for (index_t l = 0; l < lanes; l += WIDTH) {
+            const index_t slot = s * LANES + l;
+            float *f = first->vectors[l / WIDTH];
+            vector ee = load(from->ee + slot), eo = {0};
+            if (has_odd) eo = load(from->eo + slot);
+            if (!second) {
+                store(f + a, ee + eo);
+                if (paired) store(f + b, ee - eo);
+                continue;
+            }
+            float *g = second->vectors[l / WIDTH];
+            vector oe = load(from->oe + slot), oo = {0};
+            if (has_odd) oo = load(from->oo + slot);
+            vector even = ee + eo, odd = oe + oo;
+            store(f + a, even + odd);
+            store(g + a, even - odd);
+            if (paired) {
+                even = ee - eo;
+                odd = oe - oo;
+                store(f + b, even + odd);
+                store(g + b, even - odd);
+            }
+        }
     }
 }
 
@@ -374,9 +516,40 @@ typedef struct {
 
 static index_t frequencies(const axis *ax) { return ax->cosines + ax->sines; }
 
-static void analyze_columns(const axis *ax, index_t lanes, const float *points, float *even,
-                            float *odd, float *to) {
-    fold(ax, LANES, points, even, odd);
+/* Memory of a transform of LANES maps. */
+typedef struct {
+    float *first, *second; /* rows of points, or all rows where the map is `flat` */
+    folded_rows folded;    /* both rows, from points to slots along the columns */
+    float *even, *odd;     /* slots along the rows, frequencies along the columns */
+    float *spectrum;       /* one column, or all where `whole` */
+} transform_memory;
+
+/* Whether the map is taken into lanes as a whole: then no row is too short for a register. */
+static int is_flat(const transform_arguments *t) {
+    return t->maps->column_stride == 1 && t->maps->row_stride == t->columns->points &&
+           t->rows->points * t->columns->points <= FLAT;
+}
+
+static transform_memory memory_of(const transform_arguments *t, int whole) {
+    const axis *rows = t->rows, *columns = t->columns;
+    const index_t points = columns->points * LANES * (is_flat(t) ? rows->points : 1);
+    const index_t slots = columns->slots * LANES;
+    const index_t width = frequencies(columns), line = width * LANES;
+    const index_t spectrum = frequencies(rows) * (whole ? line : LANES);
+    float *left = scratch(2 * points + 4 * slots + 2 * rows->slots * line + spectrum + 128);
+    transform_memory m = {.first = take(&left, points), .second = take(&left, points)};
+    m.folded.ee = take(&left, slots);
+    m.folded.eo = take(&left, slots);
+    m.folded.oe = take(&left, slots);
+    m.folded.oo = take(&left, slots);
+    m.even = take(&left, rows->slots * line);
+    m.odd = take(&left, rows->slots * line);
+    m.spectrum = take(&left, spectrum);
+    return m;
+}
+
+static void analyze_columns(const axis *ax, index_t lanes, const float *even, const float *odd,
+                            float *to) {
     multiply(ax->cosines, lanes, ax->slots, ax->cosine, ax->slots, 1, even, LANES, to, LANES, 0);
     multiply(ax->sines, lanes, ax->odd_slots, ax->sine, ax->odd_slots, 1, odd, LANES,
              to + ax->cosines * LANES, LANES, 0);
@@ -387,33 +560,42 @@ static void analyze_task(const void *pointer, index_t task) {
     const axis *rows = t->rows, *columns = t->columns;
     const index_t plane = task * LANES, lanes = least(t->planes - plane, LANES);
     const index_t computed = whole_vectors(lanes), width = frequencies(columns);
-    const index_t points = columns->points * LANES, line = width * LANES;
-    float *left = scratch(2 * points + (columns->slots + columns->odd_slots) * LANES +
-                          (rows->slots + rows->odd_slots) * line + frequencies(rows) * line + 128);
-    float *first = take(&left, points), *second = take(&left, points);
-    float *even_points = take(&left, columns->slots * LANES);
-    float *odd_points = take(&left, columns->odd_slots * LANES);
-    float *even = take(&left, rows->slots * line), *odd = take(&left, rows->odd_slots * line);
+    const index_t line = width * LANES;
+    const int whole = computed == lanes, in_place = lanes_are_contiguous(t->maps, lanes);
+    const int flat = !in_place && is_flat(t);
+    const transform_memory m = memory_of(t, !whole);
+    lane_row first = row_in(m.first), second = row_in(m.second);
 
+    if (flat) load_row(t->maps, plane, lanes, 0, 0, rows->points * columns->points, m.first);
     for (index_t s = 0; s < rows->slots; s++) {
-        load_row(t->maps, plane, lanes, rows->first[s], columns->points, first);
-        if (s < rows->pairs) {
-            load_row(t->maps, plane, lanes, rows->second[s], columns->points, second);
-            add_and_subtract(first, second, points);
-            analyze_columns(columns, computed, second, even_points, odd_points, odd + s * line);
+        const int paired = s < rows->pairs;
+        const index_t a = rows->first[s], b = paired ? rows->second[s] : a;
+        const index_t next = s + 1 < rows->slots ? s + 1 : s;
+        const index_t next_a = rows->first[next], next_b = next < rows->pairs ? rows->second[next] : b;
+        if (in_place) {
+            first = row_in_place(t->maps, plane, lanes, a, next_a);
+            second = row_in_place(t->maps, plane, lanes, b, next_b);
+        } else if (flat) {
+            first = row_in(m.first + a * columns->points * LANES);
+            second = row_in(m.first + b * columns->points * LANES);
+        } else {
+            load_row(t->maps, plane, lanes, a, next_a, columns->points, m.first);
+            if (paired) load_row(t->maps, plane, lanes, b, next_b, columns->points, m.second);
         }
-        analyze_columns(columns, computed, first, even_points, odd_points, even + s * line);
-        if (s >= rows->pairs && s < rows->odd_slots)
-            memcpy(odd + s * line, even + s * line, (size_t)line * sizeof(float));
+        fold_rows(columns, computed, &first, paired ? &second : NULL, &m.folded);
+        analyze_columns(columns, computed, m.folded.ee, m.folded.eo, m.even + s * line);
+        if (paired)
+            analyze_columns(columns, computed, m.folded.oe, m.folded.oo, m.odd + s * line);
+        else if (s < rows->odd_slots)
+            memcpy(m.odd + s * line, m.even + s * line, (size_t)line * sizeof(float));
     }
-    const int whole = computed == lanes;
-    float *out = whole ? t->spectrum + plane : take(&left, frequencies(rows) * line);
+    float *out = whole ? t->spectrum + plane : m.spectrum;
     const index_t out_row = whole ? t->spectrum_row : LANES;
     for (index_t v = 0; v < width; v++) {
         multiply(rows->cosines, computed, rows->slots, rows->cosine, rows->slots, 1,
-                 even + v * LANES, line, out + v * out_row, width * out_row, 0);
+                 m.even + v * LANES, line, out + v * out_row, width * out_row, 0);
         multiply(rows->sines, computed, rows->odd_slots, rows->sine, rows->odd_slots, 1,
-                 odd + v * LANES, line, out + (rows->cosines * width + v) * out_row,
+                 m.odd + v * LANES, line, out + (rows->cosines * width + v) * out_row,
                  width * out_row, 0);
     }
     if (!whole)
@@ -423,12 +605,11 @@ static void analyze_task(const void *pointer, index_t task) {
 }
 
 static void synthesize_columns(const axis *ax, index_t lanes, const float *spectrum, float *even,
-                               float *odd, float *points) {
+                               float *odd) {
     multiply(ax->slots, lanes, ax->cosines, ax->cosine, 1, ax->slots, spectrum, LANES, even, LANES,
              0);
     multiply(ax->odd_slots, lanes, ax->sines, ax->sine, 1, ax->odd_slots,
              spectrum + ax->cosines * LANES, LANES, odd, LANES, 0);
-    unfold(ax, LANES, even, odd, points);
 }
 
 static void synthesize_task(const void *pointer, index_t task) {
@@ -436,35 +617,42 @@ static void synthesize_task(const void *pointer, index_t task) {
     const axis *rows = t->rows, *columns = t->columns;
     const index_t plane = task * LANES, lanes = least(t->planes - plane, LANES);
     const index_t computed = whole_vectors(lanes), width = frequencies(columns);
-    const index_t points = columns->points * LANES, line = width * LANES;
-    float *left = scratch(2 * points + (columns->slots + columns->odd_slots) * LANES +
-                          (rows->slots + rows->odd_slots) * line + frequencies(rows) * LANES + 128);
-    float *first = take(&left, points), *second = take(&left, points);
-    float *even_points = take(&left, columns->slots * LANES);
-    float *odd_points = take(&left, columns->odd_slots * LANES);
-    float *even = take(&left, rows->slots * line), *odd = take(&left, rows->odd_slots * line);
-    float *near = take(&left, frequencies(rows) * LANES);
+    const index_t line = width * LANES;
+    const int in_place = lanes_are_contiguous(t->maps, lanes), flat = !in_place && is_flat(t);
+    const transform_memory m = memory_of(t, 0);
+    lane_row first = row_in(m.first), second = row_in(m.second);
 
     for (index_t v = 0; v < width; v++) {
         for (index_t u = 0; u < frequencies(rows); u++)
-            memcpy(near + u * LANES, t->spectrum + (u * width + v) * t->spectrum_row + plane,
+            memcpy(m.spectrum + u * LANES, t->spectrum + (u * width + v) * t->spectrum_row + plane,
                    (size_t)lanes * sizeof(float));
-        multiply(rows->slots, computed, rows->cosines, rows->cosine, 1, rows->slots, near, LANES,
-                 even + v * LANES, line, 0);
+        multiply(rows->slots, computed, rows->cosines, rows->cosine, 1, rows->slots, m.spectrum,
+                 LANES, m.even + v * LANES, line, 0);
         multiply(rows->odd_slots, computed, rows->sines, rows->sine, 1, rows->odd_slots,
-                 near + rows->cosines * LANES, LANES, odd + v * LANES, line, 0);
+                 m.spectrum + rows->cosines * LANES, LANES, m.odd + v * LANES, line, 0);
     }
     for (index_t s = 0; s < rows->slots; s++) {
-        if (s >= rows->pairs && s < rows->odd_slots)
-            for (index_t i = 0; i < line; i++) even[s * line + i] += odd[s * line + i];
-        synthesize_columns(columns, computed, even + s * line, even_points, odd_points, first);
-        if (s < rows->pairs) {
-            synthesize_columns(columns, computed, odd + s * line, even_points, odd_points, second);
-            add_and_subtract(first, second, points);
-            store_row(t->maps, plane, lanes, rows->second[s], columns->points, second);
+        const int paired = s < rows->pairs;
+        float *even = m.even + s * line, *odd = m.odd + s * line;
+        if (!paired && s < rows->odd_slots)
+            for (index_t i = 0; i < line; i++) even[i] += odd[i];
+        synthesize_columns(columns, computed, even, m.folded.ee, m.folded.eo);
+        if (paired) synthesize_columns(columns, computed, odd, m.folded.oe, m.folded.oo);
+        const index_t a = rows->first[s], b = paired ? rows->second[s] : a;
+        if (in_place) {
+            first = row_in_place(t->maps, plane, lanes, a, a);
+            second = row_in_place(t->maps, plane, lanes, b, b);
+        } else if (flat) {
+            first = row_in(m.first + a * columns->points * LANES);
+            second = row_in(m.first + b * columns->points * LANES);
         }
-        store_row(t->maps, plane, lanes, rows->first[s], columns->points, first);
+        unfold_rows(columns, computed, &m.folded, &first, paired ? &second : NULL);
+        if (!in_place && !flat) {
+            store_row(t->maps, plane, lanes, a, columns->points, m.first);
+            if (paired) store_row(t->maps, plane, lanes, b, columns->points, m.second);
+        }
     }
+    if (flat) store_row(t->maps, plane, lanes, 0, rows->points * columns->points, m.first);
 }
 
 void passband_analyze(const maps *from, index_t planes, const axis *rows, const axis *columns,
@@ -511,9 +699,13 @@ static void pack_taps_task(const void *pointer, index_t task) {
     float *half = take(&left, rows->points * line), *whole = take(&left, components(rows) * line);
 
     const float *from = t->weight + block * LANES * t->lane_stride + term * t->term_stride;
+    const float *end = t->weight + t->lanes * terms * taps;
     memset(near, 0, (size_t)(taps * LANES) * sizeof(float));
-    for (index_t l = 0; l < lanes; l++)
-        for (index_t tap = 0; tap < taps; tap++) near[tap * LANES + l] = from[l * t->lane_stride + tap];
+    for (index_t l = 0; l < lanes; l += WIDTH) {
+        const float *lane[WIDTH];
+        for (index_t i = 0; i < WIDTH; i++) lane[i] = from + least(l + i, lanes - 1) * t->lane_stride;
+        transpose_in(lane, taps, end - lane[WIDTH - 1], 0, near + l);
+    }
     for (index_t i = 0; i < rows->points; i++)
         fold(columns, LANES, near + i * width * LANES, half + i * line,
              half + i * line + columns->slots * LANES);
@@ -538,18 +730,22 @@ static void unpack_taps_task(const void *pointer, index_t task) {
 
     const float *from = t->partial + (block * count * terms + term) * LANES;
     for (index_t c = 0; c < count; c++)
-        for (index_t l = 0; l < LANES; l++) {
-            float sum = 0;
-            for (index_t n = 0; n < t->chunks; n++) sum += from[n * chunk + c * terms * LANES + l];
-            whole[c * LANES + l] = sum;
+        for (index_t l = 0; l < LANES; l += WIDTH) {
+            vector sum = {0};
+            for (index_t n = 0; n < t->chunks; n++)
+                sum += load(from + n * chunk + c * terms * LANES + l);
+            store(whole + c * LANES + l, sum);
         }
     unfold(rows, line, whole, whole + rows->slots * line, half);
     for (index_t i = 0; i < rows->points; i++)
         unfold(columns, LANES, half + i * line, half + i * line + columns->slots * LANES,
                near + i * width * LANES);
     float *to = t->gradient + block * LANES * t->lane_stride + term * t->term_stride;
-    for (index_t l = 0; l < lanes; l++)
-        for (index_t tap = 0; tap < taps; tap++) to[l * t->lane_stride + tap] = near[tap * LANES + l];
+    for (index_t l = 0; l < lanes; l += WIDTH) {
+        float *lane[WIDTH];
+        for (index_t i = 0; i < WIDTH; i++) lane[i] = to + least(l + i, lanes - 1) * t->lane_stride;
+        transpose_out(near + l, taps, least(lanes - l, WIDTH), lane);
+    }
 }
 
 index_t passband_packed_taps(const axis *rows, const axis *columns, index_t lanes, index_t terms) {
@@ -590,36 +786,36 @@ static bin bin_at(const axis *rows, const axis *columns, index_t u, index_t v) {
 }
 
 /* The parts of `count` numbers of a spectrum: Xr, Xi and Xr + Xi of X(+u, v) and X(-u, v); with
- * `conjugate`, those of the conjugates. */
-INLINE void split(const bin *b, const float *spectrum, index_t row, index_t count, int conjugate,
+ * `sign` -1 those of the conjugates. */
+static void split(const bin *b, const float *spectrum, index_t row, index_t count, float sign,
                   float *to, index_t part) {
-    const float *cc = spectrum + b->cc * row;
+    const float *cc = spectrum + b->cc * row, *cs = spectrum + b->cs * row;
+    const float *sc = spectrum + b->sc * row, *ss = spectrum + b->ss * row;
     if (b->parts == 1) {
         memcpy(to, cc, (size_t)count * sizeof(float));
-        return;
-    }
-    const float sign = conjugate ? -1 : 1;
-    if (b->parts == 3) {
-        const float *sine = spectrum + (b->row_sine ? b->sc : b->cs) * row;
-        for (index_t i = 0; i < count; i++) {
-            float real = cc[i], imag = -sign * sine[i];
-            to[i] = real;
-            to[part + i] = imag;
-            to[2 * part + i] = real + imag;
-        }
-        return;
-    }
-    const float *cs = spectrum + b->cs * row, *sc = spectrum + b->sc * row;
-    const float *ss = spectrum + b->ss * row;
-    for (index_t i = 0; i < count; i++) {
-        float plus_real = cc[i] - ss[i], plus_imag = -sign * (sc[i] + cs[i]);
-        float minus_real = cc[i] + ss[i], minus_imag = sign * (sc[i] - cs[i]);
-        to[i] = plus_real;
-        to[part + i] = plus_imag;
-        to[2 * part + i] = plus_real + plus_imag;
-        to[3 * part + i] = minus_real;
-        to[4 * part + i] = minus_imag;
-        to[5 * part + i] = minus_real + minus_imag;
+    } else if (b->parts == 3) {
+        const float *sine = b->row_sine ? sc : cs;
+#define SPLIT(type, get, put)                                                                     \
+    type real = get(cc + i), imag = -sign * get(sine + i);                                        \
+    put(to + i, real);                                                                            \
+    put(to + part + i, imag);                                                                     \
+    put(to + 2 * part + i, real + imag);
+        FOR_EACH(i, count, SPLIT)
+#undef SPLIT
+    } else {
+#define SPLIT(type, get, put)                                                                     \
+    type even = get(cc + i), odd = get(ss + i), left = sign * get(sc + i), right = sign * get(cs + i); \
+    type real = even - odd, imag = -left - right;                                                 \
+    put(to + i, real);                                                                            \
+    put(to + part + i, imag);                                                                     \
+    put(to + 2 * part + i, real + imag);                                                          \
+    real = even + odd;                                                                            \
+    imag = left - right;                                                                          \
+    put(to + 3 * part + i, real);                                                                 \
+    put(to + 4 * part + i, imag);                                                                 \
+    put(to + 5 * part + i, real + imag);
+        FOR_EACH(i, count, SPLIT)
+#undef SPLIT
     }
 }
 
@@ -653,11 +849,11 @@ INLINE void combine(const float *coefficient, index_t count, float sign, const f
 
 /* The parts of the filters at one pair of frequencies, rows of LANES outputs per input channel:
  * Li - Lr, Lr + Li, Lr for L(+u, v), then for L(-u, v). */
-static void filter_parts(const product_arguments *p, const bin *b, const float *stage,
-                         index_t stage_size, index_t first, index_t count, float *to,
-                         index_t part) {
+INLINE void filter_parts_of(const product_arguments *p, const bin *b, const float *stage,
+                            index_t stage_size, index_t first, index_t count, float *to,
+                            index_t part, const index_t even, const index_t odd) {
     const axis *ax = p->tap_columns;
-    const index_t even = ax->slots, odd = ax->odd_slots, size = count * LANES;
+    const index_t size = count * LANES;
     const float *cosine = ax->cosine + b->v * even, *sine = ax->sine + (b->v - 1) * odd;
     const float *c = stage + first * LANES, *s = c + (even + odd) * stage_size;
     const float half = b->parts == 6 ? 0.5f : 1.0f;
@@ -697,30 +893,50 @@ static void filter_parts(const product_arguments *p, const bin *b, const float *
     }
 }
 
+/* With the number of slots of the usual filters known to the compiler. */
+static void filter_parts(const product_arguments *p, const bin *b, const float *stage,
+                         index_t stage_size, index_t first, index_t count, float *to,
+                         index_t part) {
+    const index_t even = p->tap_columns->slots, odd = p->tap_columns->odd_slots;
+#define TAPS(e, o)                                                                                \
+    if (even == e && odd == o) {                                                                  \
+        filter_parts_of(p, b, stage, stage_size, first, count, to, part, e, o);                   \
+        return;                                                                                   \
+    }
+    TAPS(2, 1)
+    TAPS(3, 2)
+    TAPS(4, 3)
+    filter_parts_of(p, b, stage, stage_size, first, count, to, part, even, odd);
+}
+
 /* Real coefficients from the products P2 = Xr (Li - Lr), P3 = Xi (Lr + Li), P1 = (Xr + Xi) Lr. */
-INLINE void join(const bin *b, const float *products, index_t part, index_t count, float *to,
+static void join(const bin *b, const float *products, index_t part, index_t count, float *to,
                  index_t row) {
-    float *cc = to + b->cc * row;
-    const float *p2 = products, *p3 = products + part, *p1 = products + 2 * part;
+    float *cc = to + b->cc * row, *cs = to + b->cs * row, *sc = to + b->sc * row;
+    float *ss = to + b->ss * row;
+    const float *p2 = products, *p3 = p2 + part, *p1 = p3 + part;
+    const float *q2 = p1 + part, *q3 = q2 + part, *q1 = q3 + part;
     if (b->parts == 1) {
         memcpy(cc, products, (size_t)count * sizeof(float));
     } else if (b->parts == 3) {
-        float *sine = to + (b->row_sine ? b->sc : b->cs) * row;
-        for (index_t i = 0; i < count; i++) {
-            cc[i] = p1[i] - p3[i];
-            sine[i] = -(p1[i] + p2[i]);
-        }
+        float *sine = b->row_sine ? sc : cs;
+#define JOIN(type, get, put)                                                                      \
+    type sum = get(p1 + i);                                                                       \
+    put(cc + i, sum - get(p3 + i));                                                               \
+    put(sine + i, -(sum + get(p2 + i)));
+        FOR_EACH(i, count, JOIN)
+#undef JOIN
     } else {
-        const float *q2 = products + 3 * part, *q3 = q2 + part, *q1 = q3 + part;
-        float *cs = to + b->cs * row, *sc = to + b->sc * row, *ss = to + b->ss * row;
-        for (index_t i = 0; i < count; i++) {
-            float plus_real = p1[i] - p3[i], plus_imag = p1[i] + p2[i];
-            float minus_real = q1[i] - q3[i], minus_imag = q1[i] + q2[i];
-            cc[i] = plus_real + minus_real;
-            ss[i] = minus_real - plus_real;
-            cs[i] = -(plus_imag + minus_imag);
-            sc[i] = minus_imag - plus_imag;
-        }
+#define JOIN(type, get, put)                                                                      \
+    type plus = get(p1 + i), minus = get(q1 + i);                                                 \
+    type plus_real = plus - get(p3 + i), plus_imag = plus + get(p2 + i);                          \
+    type minus_real = minus - get(q3 + i), minus_imag = minus + get(q2 + i);                      \
+    put(cc + i, plus_real + minus_real);                                                          \
+    put(ss + i, minus_real - plus_real);                                                          \
+    put(cs + i, -(plus_imag + minus_imag));                                                       \
+    put(sc + i, minus_imag - plus_imag);
+        FOR_EACH(i, count, JOIN)
+#undef JOIN
     }
 }
 
@@ -752,17 +968,24 @@ static void product_task(const void *pointer, index_t task) {
         for (index_t first = 0; first < p->inputs; first += DEPTH) {
             const index_t depth = least(p->inputs - first, DEPTH);
             filter_parts(p, &b, stage, size, first, depth, filters, filter_part);
-            for (index_t n = 0; n < p->batch; n++)
-                split(&b, p->from + n * p->inputs + first, p->from_row, depth, 0, x + n * DEPTH,
-                      x_part);
+            if (depth == p->inputs)
+                split(&b, p->from, p->from_row, p->batch * depth, 1, x, x_part);
+            else
+                for (index_t n = 0; n < p->batch; n++)
+                    split(&b, p->from + n * p->inputs + first, p->from_row, depth, 1,
+                          x + n * depth, x_part);
             for (int part = 0; part < b.parts; part++)
-                multiply(p->batch, computed, depth, x + part * x_part, DEPTH, 1,
+                multiply(p->batch, computed, depth, x + part * x_part, depth, 1,
                          filters + part * filter_part, LANES, products + part * product_part, LANES,
                          first > 0);
         }
         float *to = p->to + block * LANES;
-        for (index_t n = 0; n < p->batch; n++)
-            join(&b, products + n * LANES, product_part, lanes, to + n * p->outputs, p->to_row);
+        if (p->outputs == LANES)
+            join(&b, products, product_part, p->batch * LANES, to, p->to_row);
+        else
+            for (index_t n = 0; n < p->batch; n++)
+                join(&b, products + n * LANES, product_part, lanes, to + n * p->outputs,
+                     p->to_row);
         if (p->bias && u == 0 && v == 0)
             for (index_t n = 0; n < p->batch; n++)
                 for (index_t l = 0; l < lanes; l++)
@@ -876,9 +1099,9 @@ static void correlate_task(const void *pointer, index_t task) {
         for (index_t v = 0; v < p->columns->cosines; v++) {
             const bin b = bin_at(p->rows, p->columns, u, v);
             for (index_t n = 0; n < p->batch; n++) {
-                split(&b, p->x + n * p->inputs + input_block * LANES, p->x_row, inputs, 1,
+                split(&b, p->x + n * p->inputs + input_block * LANES, p->x_row, inputs, -1,
                       x + n * LANES, part);
-                split(&b, p->g + n * p->outputs + block * LANES, p->g_row, lanes, 0, g + n * LANES,
+                split(&b, p->g + n * p->outputs + block * LANES, p->g_row, lanes, 1, g + n * LANES,
                       part);
             }
             /* with X conjugated: (Xr + Xi) Gr, Xr (Gi - Gr), Xi (Gr + Gi) */
