@@ -16,7 +16,9 @@ from torch import Tensor
 
 from passband.ops.band_limited_conv.geometry import ConvGeometry, conv_geometry
 from passband.ops.band_limited_conv.layout import product_dtype
+from passband.ops.band_limited_conv.lowpass import convolve_full_band
 from passband.ops.band_limited_conv.masked import masked_spectrum
+from passband.ops.band_limited_conv.native import convolution as native
 from passband.ops.band_limited_conv.op import (
     band_limited_conv,
     band_limited_conv_plainly,
@@ -24,7 +26,7 @@ from passband.ops.band_limited_conv.op import (
 )
 from passband.ops.band_limited_conv.reference import band_limited_conv as reference_conv
 from passband.ops.band_limited_conv.select import check_algorithm, select_algorithm
-from passband.ops.tracing import is_transformed, run_uncompiled
+from passband.ops.tracing import is_evaluated_eagerly, is_transformed, run_uncompiled
 from passband.spectrum.band import check_band_arguments
 from passband.spectrum.energy import band_from_energy
 
@@ -236,6 +238,12 @@ def convolve(
     )
     if algorithm == "fft":
         return _convolve_by_fft(input, weight, bias, geometry, mask)
+    if geometry.band.is_full and mask is None and algorithm == "lowpass":
+        return convolve_full_band(input, weight, bias, geometry)
+    if algorithm == "matmul" and mask is None and is_evaluated_eagerly(input, weight, bias):
+        dtype = product_dtype(weight)
+        if native.applies(geometry, dtype, input, weight, bias):
+            return native.forward(input, weight, bias, geometry, dtype, False, False)[0]
     operator = band_limited_conv_plainly if is_transformed() else band_limited_conv
     shapes = geometry_arguments(geometry)
     output: Tensor

@@ -12,6 +12,7 @@ from passband import functional
 from passband.ops.band_limited_conv import matmul
 from passband.ops.band_limited_conv.geometry import ConvGeometry, conv_geometry, per_axis
 from passband.ops.band_limited_conv.layout import memory_format, product_dtype
+from passband.ops.band_limited_conv.native import convolution as native
 from passband.ops.band_limited_conv.select import check_algorithm, select_algorithm
 from passband.ops.tracing import is_transformed
 from passband.spectrum.band import check_band_arguments
@@ -216,6 +217,8 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
         if select_algorithm(self.algorithm, *shape) != "matmul":
             return None
         dtype = product_dtype(self.weight)
+        if native.applies(geometry, dtype, input, self.weight, self.bias):
+            return None  # the kernels transform filters faster than memory delivers them
         with torch.autocast(input.device.type, enabled=False):
             prepared = self._prepared_filter(geometry, dtype)
             spectrum = matmul.analyze(input, geometry)

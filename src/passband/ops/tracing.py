@@ -66,6 +66,25 @@ def is_transformed() -> bool:
     return exported or _is_within_torch_func()
 
 
+def is_evaluated_eagerly(*tensors: torch.Tensor | None) -> bool:
+    """Whether nothing but the values will be asked for: no gradient, and nobody who records.
+
+    Then a result may be computed without an operator that torch knows of.
+
+    Examples:
+        >>> weight = torch.nn.Parameter(torch.ones(2))
+        >>> is_evaluated_eagerly(torch.ones(2)), is_evaluated_eagerly(weight)
+        (True, False)
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
+        or torch._C._len_torch_dispatch_stack()
+        or torch.jit.is_tracing()
+        or is_transformed()
+    )
+
+
 @run_as_constant
 def _is_within_torch_func() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0

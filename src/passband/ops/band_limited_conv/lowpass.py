@@ -94,6 +94,20 @@ def backward(
     return grad_spectrum, grad_weight if needs_weight else None
 
 
+def convolve_full_band(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry
+) -> Tensor:
+    """The convolution whose band keeps everything, which is torch's own, gradients included."""
+    padding = tuple(before for before, _ in geometry.padding)
+    if any(before != after for before, after in geometry.padding):
+        maps = F.pad(maps, [p for pair in reversed(geometry.padding) for p in pair])
+        padding = (0,) * geometry.axes
+    output: Tensor = _CONVOLUTIONS[geometry.axes](
+        maps, weight, bias, geometry.stride, padding, geometry.dilation, geometry.groups
+    )
+    return output
+
+
 def _lowpassed(
     spectrum: Tensor, geometry: ConvGeometry, dtype: torch.dtype
 ) -> tuple[Tensor, tuple[int, ...]]:

@@ -22,6 +22,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from passband.ops.band_limited_conv import lowpass, matmul
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.ops.band_limited_conv.layout import is_under_autocast, memory_format, product_dtype
+from passband.ops.band_limited_conv.native import convolution as native
 from passband.ops.tracing import run_uncompiled
 
 IMPLEMENTATIONS: dict[str, ModuleType] = {"lowpass": lowpass, "matmul": matmul}
@@ -72,6 +73,19 @@ def _forward(
     input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
     *shapes, algorithm, dtype, from_spectrum = arguments
+    if algorithm == "matmul":
+        geometry = _geometry(weight, tuple(shapes))
+        dtype = dtype or weight.dtype
+        if native.applies(geometry, dtype, input, weight, bias):
+            keeps = not (from_spectrum or geometry.keeps_map)
+            return native.forward(input, weight, bias, geometry, dtype, from_spectrum, keeps)
+    return _forward_by_torch(input, weight, bias, *arguments)
+
+
+def _forward_by_torch(
+    input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    *shapes, algorithm, dtype, from_spectrum = arguments
     geometry, implementation = _geometry(weight, tuple(shapes)), IMPLEMENTATIONS[algorithm]
     dtype = dtype or weight.dtype
     spectrum = input if from_spectrum else implementation.analyze(input, geometry)
@@ -108,6 +122,17 @@ def _backward(
     *shapes, algorithm, dtype, from_spectrum, needs_input, needs_weight = arguments
     geometry, implementation = _geometry(weight, tuple(shapes)), IMPLEMENTATIONS[algorithm]
     analyzes = geometry.keeps_map and not from_spectrum
+    by_kernels = algorithm == "matmul" and native.applies(
+        geometry, dtype or weight.dtype, grad, kept_input, weight
+    )
+    if by_kernels:
+        grad_input, grad_weight = native.backward(
+            grad, kept_input, weight, geometry, analyzes, from_spectrum, needs_input, needs_weight
+        )
+        return (
+            weight.new_empty(0) if grad_input is None else grad_input.to(weight.dtype),
+            weight.new_empty(0) if grad_weight is None else grad_weight.to(weight.dtype),
+        )
     spectrum = implementation.analyze(kept_input, geometry) if analyzes else kept_input
     grad_input, grad_weight = implementation.backward(
         grad, spectrum, weight, geometry, dtype or weight.dtype, needs_input, needs_weight
@@ -282,9 +307,9 @@ def band_limited_conv_plainly(
     tensors = (input, weight, bias)
     dtype = product_dtype(weight) if dtype is None else dtype
     if not is_under_autocast(weight.device):  # or an exported program would switch it off as well
-        return _forward(*tensors, *geometry, dtype, from_spectrum)
+        return _forward_by_torch(*tensors, *geometry, dtype, from_spectrum)
     with torch.autocast(weight.device.type, enabled=False):
-        return _forward(*tensors, *geometry, dtype, from_spectrum)
+        return _forward_by_torch(*tensors, *geometry, dtype, from_spectrum)
 
 
 def _decompose(input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Any:
@@ -292,7 +317,7 @@ def _decompose(input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: A
 
     Where shapes are symbolic torch asks the same table for shapes alone; nothing is recorded then.
     """
-    decomposed = _forward if get_proxy_mode() is not None else _forward_shapes
+    decomposed = _forward_by_torch if get_proxy_mode() is not None else _forward_shapes
     return decomposed(input, weight, bias, *arguments)
 
 

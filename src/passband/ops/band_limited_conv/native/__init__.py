@@ -1,1 +1,1 @@
-"""The products of matmul.py in C, for float32 maps of one and two axes on a CPU."""
+"""The products of matmul.py by kernels in C, for maps of one and two axes on a CPU."""

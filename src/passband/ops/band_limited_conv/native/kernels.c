@@ -6,11 +6,13 @@
  * contiguous numbers. In the transforms a lane is a map (one channel of one image), in the products
  * over channels it is an output channel.
  */
+#define _GNU_SOURCE /* madvise */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #if defined(__AVX512F__)
 #define WIDTH 16 /* numbers in a register */
@@ -136,6 +138,19 @@ static float *take(float **scratch_left, index_t count) {
     float *taken = *scratch_left;
     *scratch_left += (count + 15) / 16 * 16;
     return taken;
+}
+
+/* Ask for large pages: fresh memory is then first touched in a quarter of the time, and rows far apart
+ * cost no more than rows side by side. */
+void passband_advise(void *memory, index_t bytes) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = 2 << 20;
+    const uintptr_t first = ((uintptr_t)memory + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)memory + (uintptr_t)bytes) / page * page;
+    if (end > first) madvise((void *)first, end - first, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)bytes;
+#endif
 }
 
 /* ---- the small matrix product ---------------------------------------------------------------- */
@@ -746,10 +761,6 @@ static void unpack_taps_task(const void *pointer, index_t task) {
         for (index_t i = 0; i < WIDTH; i++) lane[i] = to + least(l + i, lanes - 1) * t->lane_stride;
         transpose_out(near + l, taps, least(lanes - l, WIDTH), lane);
     }
-}
-
-index_t passband_packed_taps(const axis *rows, const axis *columns, index_t lanes, index_t terms) {
-    return packed_taps(rows, columns, lanes, terms);
 }
 
 void passband_pack_taps(const float *weight, index_t lanes, index_t terms, index_t lane_stride,

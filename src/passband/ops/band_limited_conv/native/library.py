@@ -9,6 +9,8 @@ import torch
 
 _FOLDER = Path(__file__).parent
 
+LANES = 64  # of kernels.c
+
 # The instruction sets that kernels are compiled for, as torch names what a machine has.
 INSTRUCTION_SETS = ("AVX512", "AVX2", "DEFAULT")
 
@@ -45,9 +47,9 @@ class Maps(ctypes.Structure):
 
 _AXES = [POINTER(Axis)] * 2
 _SIGNATURES = {
+    "advise": [c_void_p, c_int64],
     "analyze": [POINTER(Maps), c_int64, *_AXES, c_void_p, c_int64, c_int64],
     "synthesize": [POINTER(Maps), c_int64, *_AXES, c_void_p, c_int64, c_int64],
-    "packed_taps": [*_AXES, c_int64, c_int64],
     "pack_taps": [c_void_p, *[c_int64] * 4, *_AXES, c_void_p, c_int64],
     "unpack_taps": [c_void_p, *[c_int64] * 5, *_AXES, c_void_p, c_int64],
     "product": [
@@ -73,5 +75,5 @@ def load_library() -> ctypes.CDLL | None:
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, f"passband_{name}")
         function.argtypes = arguments
-        function.restype = c_int64 if name in ("packed_taps", "correlate_chunks") else None
+        function.restype = c_int64 if name == "correlate_chunks" else None
     return library

@@ -1,6 +1,7 @@
 """The tables that the kernels work by: positions on an axis, folded, and a basis on them."""
 
 import ctypes
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -8,34 +9,42 @@ import numpy as np
 import numpy.typing as npt
 
 from passband.ops.band_limited_conv.geometry import ConvGeometry
-from passband.ops.band_limited_conv.native.library import Axis
+from passband.ops.band_limited_conv.native.library import LANES, Axis
 from passband.spectrum.band import is_self_conjugate
 from passband.spectrum.dft import fourier_basis
 
 
-@dataclass(frozen=True)
-class AxisTable:
-    """An `Axis` and the arrays it points to."""
+class AxisTables:
+    """Tables of the rows and the columns of a map, as the kernels take them."""
 
-    axis: Axis
-    arrays: tuple[npt.NDArray[np.generic], ...]
-
-    @property
-    def pointer(self) -> "ctypes._Pointer[Axis]":
-        """What the kernels take."""
-        return ctypes.pointer(self.axis)
+    def __init__(self, rows: "_Table", columns: "_Table") -> None:
+        self._tables = rows, columns
+        self.pointers = ctypes.pointer(rows.axis), ctypes.pointer(columns.axis)
+        self.components = math.prod(t.axis.slots + t.axis.odd_slots for t in self._tables)
 
 
 @dataclass(frozen=True)
 class ConvTables:
-    """The tables of one geometry, each for rows and columns."""
+    """The tables of one geometry."""
 
-    inputs: tuple[AxisTable, AxisTable]
+    inputs: AxisTables
     """Points of the map."""
-    outputs: tuple[AxisTable, AxisTable]
+    outputs: AxisTables
     """Points of the output, as far from them as the filter's centre from its first tap."""
-    taps: tuple[AxisTable, AxisTable]
+    taps: AxisTables
     """Taps around the filter's centre, and a basis that is not normalised."""
+
+    def packed_size(self, lanes: int, terms: int) -> int:
+        """Numbers of packed taps."""
+        return -(-lanes // LANES) * LANES * terms * self.taps.components
+
+
+@dataclass(frozen=True)
+class _Table:
+    """An `Axis` and the arrays it points to."""
+
+    axis: Axis
+    arrays: tuple[npt.NDArray[np.generic], ...]
 
 
 @lru_cache(maxsize=1024)
@@ -44,22 +53,26 @@ def conv_tables(geometry: ConvGeometry) -> ConvTables:
     inputs, outputs, taps = [], [], []
     for axis in range(geometry.axes):
         size, kept = geometry.grid[axis], geometry.kept[axis]
-        before = geometry.padding[axis][0]
-        dilation, stride = geometry.dilation[axis], geometry.stride[axis]
+        before, dilation = geometry.padding[axis][0], geometry.dilation[axis]
         kernel = geometry.kernel[axis]
         centre = (kernel - 1) // 2
-        inputs.append(_table(size, kept, np.arange(geometry.size[axis]) + before, True))
-        positions = np.arange(geometry.output_size[axis]) * stride + centre * dilation
-        outputs.append(_table(size, kept, positions, True))
-        taps.append(_table(size, kept, (np.arange(kernel) - centre) * dilation, False))
+        points = np.arange(geometry.size[axis]) + before
+        inputs.append(_table(size, kept, points, normalised=True))
+        points = np.arange(geometry.output_size[axis]) * geometry.stride[axis] + centre * dilation
+        outputs.append(_table(size, kept, points, normalised=True))
+        points = (np.arange(kernel) - centre) * dilation
+        taps.append(_table(size, kept, points, normalised=False))
     if geometry.axes == 1:
         for tables in (inputs, outputs, taps):
-            tables.insert(0, _table(1, 1, np.arange(1), True))
-    return ConvTables(*((t[0], t[1]) for t in (inputs, outputs, taps)))
+            tables.insert(0, _table(1, 1, np.arange(1), normalised=True))
+    return ConvTables(*(AxisTables(*tables) for tables in (inputs, outputs, taps)))
 
 
-def _table(size: int, kept: int, positions: npt.NDArray[np.int64], normalised: bool) -> AxisTable:
-    """Fold positions n and N-n, and evaluate the basis of the frequencies below `kept` there."""
+def _table(size: int, kept: int, positions: npt.NDArray[np.int64], *, normalised: bool) -> _Table:
+    """Fold positions n and N-n into slots, and evaluate the basis there.
+
+    x[n] + x[N-n] is all that a cosine needs of the two, and x[n] - x[N-n] all that a sine needs.
+    """
     positions = positions % size
     index = {int(p): i for i, p in enumerate(positions)}
     pairs, singles, symmetric = [], [], []
@@ -89,4 +102,4 @@ def _table(size: int, kept: int, positions: npt.NDArray[np.int64], normalised: b
         len(positions), len(pairs), odd, len(first), kept, int((~alone).sum()),
         *(array.ctypes.data for array in arrays),
     )  # fmt: skip
-    return AxisTable(axis, arrays)
+    return _Table(axis, arrays)
