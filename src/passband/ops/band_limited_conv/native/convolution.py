@@ -8,17 +8,18 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.ops.band_limited_conv.layout import memory_format
-from passband.ops.band_limited_conv.native.library import Maps, load_library
+from passband.ops.band_limited_conv.native.library import LANES, Maps, load_library
 from passband.ops.band_limited_conv.native.tables import AxisTables, ConvTables, conv_tables
 
-_BLOCK_BYTES = 8 << 20  # of spectra between two steps
-_LEAST_BLOCK = 16  # images; fewer would transform the filters too often
+_CACHED_BYTES = 8 << 20  # of spectra between two steps, and of transformed filters
+_LEAST_IMAGES = 16  # at a time; fewer would transform the filters too often
 _KEPT_BYTES = 64 << 20  # of memory kept from call to call, per thread
 _LARGE_BYTES = 4 << 20  # from which on tensors are laid in large pages
 
@@ -50,33 +51,29 @@ def forward(
     keep_spectrum: bool,
 ) -> tuple[Tensor, Tensor]:
     """Output maps, and the spectrum of the input; it is empty where it is not to be kept."""
-    input, weight = input.float(), weight.float()
+    input, weight = input.float(), weight.float().contiguous()
     bias = None if bias is None else bias.float().contiguous()
     tables, kernels = conv_tables(geometry), _Kernels()
     frequencies = math.prod(geometry.band.real_sizes)
     outputs, inputs = weight.shape[:2]
     batch = input.shape[1] if from_spectrum else input.shape[0]
     form = torch.contiguous_format if from_spectrum else memory_format(input)
-    output = _empty_maps(batch, outputs, geometry.output_size, form)
-    kept = input.new_empty(0)
-    if keep_spectrum:
-        kept = _empty((frequencies, batch, inputs))
-    spectrum = _Spectrum.of(input) if from_spectrum else _Spectrum.of(kept) if len(kept) else None
-    images = _images_per_block(batch, frequencies * (inputs + outputs))
+    output = _empty((batch, outputs, *geometry.output_size), form)
+    kept = _empty((frequencies, batch, inputs)) if keep_spectrum else input.new_empty(0)
+    spectrum = _Spectrum.of(input if from_spectrum else kept) if from_spectrum or len(kept) else None
+    blocks = _Blocks.of(batch, frequencies, outputs, inputs, tables)
     sizes = (
-        tables.packed_size(outputs, inputs),
-        frequencies * images * outputs,
-        0 if spectrum else frequencies * images * inputs,
+        blocks.packed(outputs, inputs),
+        frequencies * blocks.images * outputs,
+        0 if spectrum else frequencies * blocks.images * inputs,
     )
     with _workspace(*sizes) as (taps, products, analyzed):
-        kernels.pack_taps(weight, tables, taps, adjoint=False)
-        for start in range(0, batch, images):
-            count = min(images, batch - start)
+        for start, count in blocks.of_batch():
             x = spectrum.block(start) if spectrum else _Spectrum(analyzed, count * inputs, inputs)
             y = _Spectrum(products, count * outputs, outputs)
             if not from_spectrum:
                 kernels.analyze(input, start, count, tables.inputs, x)
-            kernels.product(x, count, y, geometry, tables, taps, bias, adjoint=False)
+            kernels.multiply(x, count, y, weight, geometry, tables, blocks, taps, bias, False)
             kernels.synthesize(y, output, start, count, tables.outputs)
     return output.to(dtype), kept.to(dtype)
 
@@ -92,52 +89,90 @@ def backward(
     needs_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of the input, or with `from_spectrum` of its spectrum, and of the filters."""
-    grad, kept, weight = grad.float(), kept.float(), weight.float()
+    grad, kept, weight = grad.float(), kept.float(), weight.float().contiguous()
     tables, kernels = conv_tables(geometry), _Kernels()
     frequencies = math.prod(geometry.band.real_sizes)
     outputs, inputs = weight.shape[:2]
     batch = grad.shape[0]
-    images = _images_per_block(batch, frequencies * (inputs + outputs))
-    chunks = kernels.correlate_chunks(inputs, outputs, tables) if needs_weight else 0
-    grad_input = grad_spectrum = grad_weight = None
-    if needs_input and from_spectrum:
-        grad_input = _empty((frequencies, batch, inputs))
-        grad_spectrum = _Spectrum.of(grad_input)
-    elif needs_input:
-        grad_input = _empty_maps(batch, inputs, geometry.size, memory_format(grad))
+    grad_input = grad_weight = None
+    if needs_input:
+        shape = (batch, inputs, *geometry.size)
+        grad_input = (
+            _empty((frequencies, batch, inputs))
+            if from_spectrum
+            else _empty(shape, memory_format(grad))
+        )
+    if needs_weight:
+        grad_weight = torch.empty_like(weight)
+    grad_spectrum = _Spectrum.of(grad_input) if grad_input is not None and from_spectrum else None
     spectrum = None if kept_is_map else _Spectrum.of(kept)
-    block = frequencies * images
+    blocks = _Blocks.of(batch, frequencies, outputs, inputs, tables)
+    block = frequencies * blocks.images
     sizes = (
-        tables.packed_size(inputs, outputs) if needs_input else 0,
-        tables.packed_size(outputs, inputs) * chunks,
+        max(
+            blocks.packed(inputs, outputs) if needs_input else 0,
+            blocks.packed(outputs, inputs) if needs_weight else 0,
+        ),
         block * outputs,
         block * inputs if needs_input and not from_spectrum else 0,
         block * inputs if needs_weight and kept_is_map else 0,
     )
-    with _workspace(*sizes) as (taps, partial, grad_products, products, analyzed):
-        if needs_input:
-            kernels.pack_taps(weight, tables, taps, adjoint=True)
-        for start in range(0, batch, images):
-            count = min(images, batch - start)
+    with _workspace(*sizes) as (taps, grad_products, products, analyzed):
+        for start, count in blocks.of_batch():
             g = _Spectrum(grad_products, count * outputs, outputs)
             kernels.analyze(grad, start, count, tables.outputs, g)
-            if needs_input:
+            if grad_input is not None:
                 own = _Spectrum(products, count * inputs, inputs)
                 gx = grad_spectrum.block(start) if grad_spectrum else own
-                kernels.product(g, count, gx, geometry, tables, taps, None, adjoint=True)
+                kernels.multiply(g, count, gx, weight, geometry, tables, blocks, taps, None, True)
                 if not from_spectrum:
                     kernels.synthesize(gx, grad_input, start, count, tables.inputs)
-            if needs_weight:
+            if grad_weight is not None:
                 if spectrum:
                     x = spectrum.block(start)
                 else:
                     x = _Spectrum(analyzed, count * inputs, inputs)
                     kernels.analyze(kept, start, count, tables.inputs, x)
-                kernels.correlate(x, g, count, tables, partial, chunks, accumulate=start > 0)
-        if needs_weight:
-            grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
-            kernels.unpack_taps(partial, chunks, tables, grad_weight)
+                kernels.correlate(x, g, count, grad_weight, tables, blocks, taps, start > 0)
     return grad_input, grad_weight
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """What is computed at a time: images of the batch, and lanes of the filters."""
+
+    batch: int
+    images: int
+    tables: ConvTables
+
+    @classmethod
+    def of(
+        cls, batch: int, frequencies: int, outputs: int, inputs: int, tables: ConvTables
+    ) -> "_Blocks":
+        """Spectra that fit the cache, but of no fewer images than make the filters worth it."""
+        least = max(_CACHED_BYTES, 2 * tables.packed_size(outputs, inputs))
+        fitting = max(least // (4 * frequencies * (inputs + outputs)), _LEAST_IMAGES)
+        return cls(batch, math.ceil(batch / math.ceil(batch / fitting)) if batch else 1, tables)
+
+    def of_batch(self) -> Iterator[tuple[int, int]]:
+        """First image and number of images of each block."""
+        return _parts(self.batch, self.images)
+
+    def of_lanes(self, lanes: int, terms: int) -> Iterator[tuple[int, int]]:
+        """First lane and number of lanes of filters that are packed together."""
+        return _parts(lanes, self._lanes(lanes, terms))
+
+    def packed(self, lanes: int, terms: int) -> int:
+        """Numbers of the filters that are packed together."""
+        return self.tables.packed_size(self._lanes(lanes, terms), terms)
+
+    def _lanes(self, lanes: int, terms: int) -> int:
+        fitting = _CACHED_BYTES // (4 * self.tables.packed_size(LANES, terms))
+        return min(max(fitting, 1) * LANES, lanes)
+
+
+def _parts(total: int, size: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(size, total - start)) for start in range(0, total, size))
 
 
 class _Spectrum:
@@ -188,63 +223,59 @@ class _Kernels:
             spectrum.pointer, spectrum.row, self._threads,
         )  # fmt: skip
 
-    def product(
+    def multiply(
         self,
         x: _Spectrum,
-        batch: int,
+        images: int,
         y: _Spectrum,
+        weight: Tensor,
         geometry: ConvGeometry,
         tables: ConvTables,
+        blocks: _Blocks,
         taps: Tensor,
         bias: Tensor | None,
         adjoint: bool,
     ) -> None:
-        """The product over channels, frequency by frequency; bias goes to frequency zero."""
-        self._library.passband_product(
-            x.pointer, x.row, batch, x.channels, y.pointer, y.row, y.channels,
-            *tables.inputs.pointers, *tables.taps.pointers, taps.data_ptr(),
-            -1.0 if adjoint else 1.0, None if bias is None else bias.data_ptr(),
-            math.sqrt(math.prod(geometry.grid)), self._threads,
-        )  # fmt: skip
+        """The product over channels, frequency by frequency; bias goes to frequency zero.
 
-    def correlate_chunks(self, inputs: int, outputs: int, tables: ConvTables) -> int:
-        """Into how many parts the filters' gradient is divided for the threads."""
-        chunks: int = self._library.passband_correlate_chunks(
-            inputs, outputs, tables.inputs.pointers[0], self._threads
-        )
-        return chunks
+        `adjoint` exchanges the filters' inputs and outputs, and conjugates them.
+        """
+        sign, end = -1.0 if adjoint else 1.0, weight.data_ptr() + weight.nbytes
+        lanes, terms, *strides = _lanes_and_terms(weight, adjoint)
+        for first, count in blocks.of_lanes(lanes, terms):
+            self._library.passband_pack_taps(
+                weight.data_ptr() + 4 * first * strides[0], end, count, terms, *strides, sign,
+                *tables.taps.pointers, taps.data_ptr(), self._threads,
+            )  # fmt: skip
+            self._library.passband_product(
+                x.pointer, x.row, images, terms, y.pointer + 4 * first, y.row, lanes, count,
+                *tables.inputs.pointers, tables.taps.pointers[1], taps.data_ptr(), sign,
+                None if bias is None else bias.data_ptr() + 4 * first,
+                math.sqrt(math.prod(geometry.grid)), self._threads,
+            )  # fmt: skip
 
     def correlate(
         self,
         x: _Spectrum,
         g: _Spectrum,
-        batch: int,
+        images: int,
+        grad_weight: Tensor,
         tables: ConvTables,
-        partial: Tensor,
-        chunks: int,
+        blocks: _Blocks,
+        taps: Tensor,
         accumulate: bool,
     ) -> None:
-        """The filters' gradient, in parts."""
-        self._library.passband_correlate(
-            x.pointer, x.row, x.channels, g.pointer, g.row, g.channels, batch,
-            *tables.inputs.pointers, *tables.taps.pointers, partial.data_ptr(), chunks,
-            accumulate, self._threads,
-        )  # fmt: skip
-
-    def pack_taps(self, weight: Tensor, tables: ConvTables, taps: Tensor, adjoint: bool) -> None:
-        """Filters as `product` reads them; `adjoint` exchanges inputs and outputs."""
-        weight = weight.contiguous()
-        self._library.passband_pack_taps(
-            weight.data_ptr(), *_lanes_and_terms(weight, adjoint), *tables.taps.pointers,
-            taps.data_ptr(), self._threads,
-        )  # fmt: skip
-
-    def unpack_taps(self, partial: Tensor, chunks: int, tables: ConvTables, grad: Tensor) -> None:
-        """The gradient of the filters from what `correlate` has made."""
-        self._library.passband_unpack_taps(
-            partial.data_ptr(), chunks, *_lanes_and_terms(grad, adjoint=False),
-            *tables.taps.pointers, grad.data_ptr(), self._threads,
-        )  # fmt: skip
+        """The filters' gradient."""
+        lanes, terms, *strides = _lanes_and_terms(grad_weight, adjoint=False)
+        for first, count in blocks.of_lanes(lanes, terms):
+            self._library.passband_correlate(
+                x.pointer, x.row, terms, g.pointer + 4 * first, g.row, lanes, count, images,
+                *tables.inputs.pointers, tables.taps.pointers[1], taps.data_ptr(), self._threads,
+            )  # fmt: skip
+            self._library.passband_unpack_taps(
+                taps.data_ptr(), count, terms, *strides, *tables.taps.pointers,
+                grad_weight.data_ptr() + 4 * first * strides[0], accumulate, self._threads,
+            )  # fmt: skip
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -261,12 +292,6 @@ def _maps(maps: Tensor, start: int) -> Maps:
     row = () if len(spatial) == 2 else (0,)  # a series is a map of one row
     pointer = maps.data_ptr() + 4 * start * batch
     return Maps(pointer, maps.shape[1], batch, channel, *row, *spatial)
-
-
-def _empty_maps(
-    batch: int, channels: int, size: tuple[int, ...], form: torch.memory_format
-) -> Tensor:
-    return _empty((batch, channels, *size), form)
 
 
 def _empty(
@@ -288,12 +313,6 @@ def _lanes_and_terms(weight: Tensor, adjoint: bool) -> tuple[int, int, int, int]
     if adjoint:
         return inputs, outputs, taps, inputs * taps
     return outputs, inputs, inputs * taps, taps
-
-
-def _images_per_block(batch: int, numbers_per_image: int) -> int:
-    """Images at a time, in blocks of even size."""
-    fitting = max(_BLOCK_BYTES // (4 * numbers_per_image), _LEAST_BLOCK)
-    return math.ceil(batch / math.ceil(batch / fitting)) if batch else 1
 
 
 class _Kept(threading.local):

@@ -29,6 +29,7 @@
 #define DEPTH 64      /* terms of a product over channels at a time: their rows fit the first cache */
 #define FLAT 256      /* points of a map that is taken into lanes as a whole */
 #define STRIP 12      /* rows of the filters' gradient at a time */
+#define CACHED (64 << 10) /* numbers that stay in the second cache between two uses */
 #define MAX_PARTS 6   /* three real products for each of two complex numbers */
 
 typedef float vector __attribute__((vector_size(4 * WIDTH)));
@@ -682,94 +683,155 @@ void passband_synthesize(const maps *to, index_t planes, const axis *rows, const
     in_parallel(synthesize_task, &t, (planes + LANES - 1) / LANES, threads);
 }
 
-/* ---- filters: folded taps, in blocks of LANES channels ------------------------------------------- */
+/* ---- filters: transformed along the rows, folded along the columns -------------------------------- */
 
-/* Blocks [lane block][component][channel][LANES]; components are pairs of a row's and a column's,
- * the even slots first, then the odd ones. */
+/* Filters in blocks of LANES channels, [lane block][row frequency][column slot][term][LANES]. Row
+ * frequencies are those of a spectrum, cosines first; column slots are the even ones, then the odd.
+ * Terms are the other channels, over which the product adds up. */
 typedef struct {
-    const float *weight;
-    float *gradient;
-    const float *partial; /* gradients to be added, chunks of packed taps */
-    float *packed;
+    const float *weight, *end; /* from the first of the lanes; what may be read */
+    float *gradient, *packed;
+    int accumulate;
     index_t lanes, terms, lane_stride, term_stride;
-    index_t chunks;
+    float sign; /* of the sines: -1 for the conjugate */
     const axis *rows, *columns;
 } taps_arguments;
 
+#define TERMS 16 /* of one task */
+
 static index_t components(const axis *ax) { return ax->slots + ax->odd_slots; }
 
-static index_t packed_taps(const axis *rows, const axis *columns, index_t lanes, index_t terms) {
-    return (lanes + LANES - 1) / LANES * LANES * terms * components(rows) * components(columns);
+/* sum_s coefficient[s] from[s] of rows of `size` numbers. */
+static void combine(const float *coefficient, index_t count, float sign, const float *from,
+                    index_t size, float *to) {
+    for (index_t i = 0; i < size; i += WIDTH) {
+        vector sum = {0};
+        for (index_t s = 0; s < count; s++) sum += coefficient[s] * load(from + s * size + i);
+        store(to + i, sign * sum);
+    }
+}
+
+typedef struct {
+    index_t block, first, last, lanes; /* the terms from first to last of a block of lanes */
+    index_t line;                      /* numbers of one row of folded taps */
+    float *near, *half, *folded, *transformed;
+} taps_task;
+
+static taps_task taps_task_of(const taps_arguments *t, index_t task) {
+    const index_t groups = (t->terms + TERMS - 1) / TERMS;
+    const index_t line = components(t->columns) * LANES;
+    const index_t taps = t->rows->points * t->columns->points * LANES;
+    taps_task k = {.block = task / groups, .first = task % groups * TERMS, .line = line};
+    k.last = least(k.first + TERMS, t->terms);
+    k.lanes = least(t->lanes - k.block * LANES, LANES);
+    float *left = scratch(taps + (t->rows->points + components(t->rows) + 1) * line + 128);
+    k.near = take(&left, taps);
+    k.half = take(&left, t->rows->points * line);
+    k.folded = take(&left, components(t->rows) * line);
+    k.transformed = take(&left, line);
+    return k;
 }
 
 static void pack_taps_task(const void *pointer, index_t task) {
     const taps_arguments *t = pointer;
     const axis *rows = t->rows, *columns = t->columns;
-    const index_t terms = t->terms, block = task / terms, term = task % terms;
-    const index_t width = columns->points, folded = components(columns);
-    const index_t lanes = least(t->lanes - block * LANES, LANES), line = folded * LANES;
-    const index_t taps = rows->points * width;
-    float *left = scratch(taps * LANES + rows->points * line + components(rows) * line + 128);
-    float *near = take(&left, taps * LANES);
-    float *half = take(&left, rows->points * line), *whole = take(&left, components(rows) * line);
-
-    const float *from = t->weight + block * LANES * t->lane_stride + term * t->term_stride;
-    const float *end = t->weight + t->lanes * terms * taps;
-    memset(near, 0, (size_t)(taps * LANES) * sizeof(float));
-    for (index_t l = 0; l < lanes; l += WIDTH) {
-        const float *lane[WIDTH];
-        for (index_t i = 0; i < WIDTH; i++) lane[i] = from + least(l + i, lanes - 1) * t->lane_stride;
-        transpose_in(lane, taps, end - lane[WIDTH - 1], 0, near + l);
+    const taps_task k = taps_task_of(t, task);
+    const index_t width = columns->points, taps = rows->points * width;
+    for (index_t term = k.first; term < k.last; term++) {
+        const float *from = t->weight + k.block * LANES * t->lane_stride + term * t->term_stride;
+        for (index_t l = 0; l < LANES; l += WIDTH) {
+            const float *lane[WIDTH]; /* lanes that are not there repeat the last */
+            for (index_t i = 0; i < WIDTH; i++)
+                lane[i] = from + least(l + i, k.lanes - 1) * t->lane_stride;
+            transpose_in(lane, taps, t->end - lane[WIDTH - 1], 0, k.near + l);
+        }
+        for (index_t i = 0; i < rows->points; i++)
+            fold(columns, LANES, k.near + i * width * LANES, k.half + i * k.line,
+                 k.half + i * k.line + columns->slots * LANES);
+        fold(rows, k.line, k.half, k.folded, k.folded + rows->slots * k.line);
+        for (index_t u = 0; u < frequencies(rows); u++) {
+            if (u < rows->cosines)
+                combine(rows->cosine + u * rows->slots, rows->slots, 1, k.folded, k.line,
+                        k.transformed);
+            else
+                combine(rows->sine + (u - rows->cosines) * rows->odd_slots, rows->odd_slots,
+                        t->sign, k.folded + rows->slots * k.line, k.line, k.transformed);
+            float *to = t->packed + ((k.block * frequencies(rows) + u) * components(columns) *
+                                         t->terms + term) * LANES;
+            for (index_t c = 0; c < components(columns); c++)
+                memcpy(to + c * t->terms * LANES, k.transformed + c * LANES,
+                       LANES * sizeof(float));
+        }
     }
-    for (index_t i = 0; i < rows->points; i++)
-        fold(columns, LANES, near + i * width * LANES, half + i * line,
-             half + i * line + columns->slots * LANES);
-    fold(rows, line, half, whole, whole + rows->slots * line);
-    float *to = t->packed + (block * components(rows) * folded * terms + term) * LANES;
-    for (index_t c = 0; c < components(rows) * folded; c++)
-        memcpy(to + c * terms * LANES, whole + c * LANES, LANES * sizeof(float));
 }
 
-/* The adjoint of packing: chunks of gradients added up, unfolded and put where the weights lie. */
+/* to[s] += coefficient[s] from, of rows of `size` numbers. */
+static void spread(const float *coefficient, index_t count, const float *from, index_t size,
+                   float *to) {
+    for (index_t s = 0; s < count; s++)
+        for (index_t i = 0; i < size; i += WIDTH)
+            store(to + s * size + i, load(to + s * size + i) + coefficient[s] * load(from + i));
+}
+
+/* The adjoint of packing: the gradient of the filters. */
 static void unpack_taps_task(const void *pointer, index_t task) {
     const taps_arguments *t = pointer;
     const axis *rows = t->rows, *columns = t->columns;
-    const index_t terms = t->terms, block = task / terms, term = task % terms;
-    const index_t width = columns->points, folded = components(columns);
-    const index_t lanes = least(t->lanes - block * LANES, LANES), line = folded * LANES;
-    const index_t taps = rows->points * width, count = components(rows) * folded;
-    const index_t chunk = packed_taps(rows, columns, t->lanes, terms);
-    float *left = scratch(count * LANES + rows->points * line + taps * LANES + 128);
-    float *whole = take(&left, count * LANES), *half = take(&left, rows->points * line);
-    float *near = take(&left, taps * LANES);
-
-    const float *from = t->partial + (block * count * terms + term) * LANES;
-    for (index_t c = 0; c < count; c++)
-        for (index_t l = 0; l < LANES; l += WIDTH) {
-            vector sum = {0};
-            for (index_t n = 0; n < t->chunks; n++)
-                sum += load(from + n * chunk + c * terms * LANES + l);
-            store(whole + c * LANES + l, sum);
+    const taps_task k = taps_task_of(t, task);
+    const index_t width = columns->points, taps = rows->points * width;
+    for (index_t term = k.first; term < k.last; term++) {
+        memset(k.folded, 0, (size_t)(components(rows) * k.line) * sizeof(float));
+        for (index_t u = 0; u < frequencies(rows); u++) {
+            const float *from = t->packed + ((k.block * frequencies(rows) + u) *
+                                                 components(columns) * t->terms + term) * LANES;
+            for (index_t c = 0; c < components(columns); c++)
+                memcpy(k.transformed + c * LANES, from + c * t->terms * LANES,
+                       LANES * sizeof(float));
+            if (u < rows->cosines)
+                spread(rows->cosine + u * rows->slots, rows->slots, k.transformed, k.line,
+                       k.folded);
+            else
+                spread(rows->sine + (u - rows->cosines) * rows->odd_slots, rows->odd_slots,
+                       k.transformed, k.line, k.folded + rows->slots * k.line);
         }
-    unfold(rows, line, whole, whole + rows->slots * line, half);
-    for (index_t i = 0; i < rows->points; i++)
-        unfold(columns, LANES, half + i * line, half + i * line + columns->slots * LANES,
-               near + i * width * LANES);
-    float *to = t->gradient + block * LANES * t->lane_stride + term * t->term_stride;
-    for (index_t l = 0; l < lanes; l += WIDTH) {
-        float *lane[WIDTH];
-        for (index_t i = 0; i < WIDTH; i++) lane[i] = to + least(l + i, lanes - 1) * t->lane_stride;
-        transpose_out(near + l, taps, least(lanes - l, WIDTH), lane);
+        unfold(rows, k.line, k.folded, k.folded + rows->slots * k.line, k.half);
+        for (index_t i = 0; i < rows->points; i++)
+            unfold(columns, LANES, k.half + i * k.line,
+                   k.half + i * k.line + columns->slots * LANES, k.near + i * width * LANES);
+        float *to = t->gradient + k.block * LANES * t->lane_stride + term * t->term_stride;
+        for (index_t l = 0; l < k.lanes; l += WIDTH) {
+            float *lane[WIDTH];
+            for (index_t i = 0; i < WIDTH; i++)
+                lane[i] = to + least(l + i, k.lanes - 1) * t->lane_stride;
+            if (t->accumulate)
+                for (index_t tap = 0; tap < taps; tap++)
+                    for (index_t i = 0; i < WIDTH; i++)
+                        if (l + i < k.lanes) k.near[tap * LANES + l + i] += lane[i][tap];
+            transpose_out(k.near + l, taps, least(k.lanes - l, WIDTH), lane);
+        }
     }
 }
 
-void passband_pack_taps(const float *weight, index_t lanes, index_t terms, index_t lane_stride,
-                        index_t term_stride, const axis *rows, const axis *columns, float *packed,
-                        index_t threads) {
-    taps_arguments t = {.weight = weight, .packed = packed, .lanes = lanes, .terms = terms,
-                        .lane_stride = lane_stride, .term_stride = term_stride, .rows = rows,
-                        .columns = columns};
-    in_parallel(pack_taps_task, &t, (lanes + LANES - 1) / LANES * terms, threads);
+static index_t taps_tasks(index_t lanes, index_t terms) {
+    return (lanes + LANES - 1) / LANES * ((terms + TERMS - 1) / TERMS);
+}
+
+void passband_pack_taps(const float *weight, const float *end, index_t lanes, index_t terms,
+                        index_t lane_stride, index_t term_stride, float sign, const axis *rows,
+                        const axis *columns, float *packed, index_t threads) {
+    taps_arguments t = {.weight = weight, .end = end, .packed = packed, .lanes = lanes, .terms = terms,
+                        .lane_stride = lane_stride, .term_stride = term_stride, .sign = sign,
+                        .rows = rows, .columns = columns};
+    in_parallel(pack_taps_task, &t, taps_tasks(lanes, terms), threads);
+}
+
+void passband_unpack_taps(float *packed, index_t lanes, index_t terms, index_t lane_stride,
+                          index_t term_stride, const axis *rows, const axis *columns,
+                          float *gradient, int accumulate, index_t threads) {
+    taps_arguments t = {.gradient = gradient, .accumulate = accumulate, .packed = packed, .lanes = lanes, .terms = terms,
+                        .lane_stride = lane_stride, .term_stride = term_stride, .sign = 1,
+                        .rows = rows, .columns = columns};
+    in_parallel(unpack_taps_task, &t, taps_tasks(lanes, terms), threads);
 }
 
 /* ---- the product over channels, frequency by frequency -------------------------------------------- */
@@ -833,40 +895,26 @@ static void split(const bin *b, const float *spectrum, index_t row, index_t coun
 typedef struct {
     const float *from;
     float *to;
-    index_t from_row, to_row, batch, inputs, outputs;
+    index_t from_row, to_row, batch, inputs;
+    index_t outputs, to_image; /* of `to_image` channels of an image, `outputs` are computed */
     const axis *rows, *columns; /* of the band: cosines and sines alone */
-    const axis *tap_rows, *tap_columns;
+    const axis *taps_axis;      /* the filters' columns */
     const float *taps;
     float sign; /* +1 for the convolution, -1 for its adjoint */
     const float *bias;
     float bias_scale;
-    index_t column_chunks;
+    index_t chunk; /* column frequencies of one task */
 } product_arguments;
 
-/* sum_s coefficient[s] from[s], rows of `size` numbers. */
-INLINE void combine(const float *coefficient, index_t count, float sign, const float *from,
-                    index_t size, float *to) {
-    if (count == 0) {
-        memset(to, 0, (size_t)size * sizeof(float));
-        return;
-    }
-    for (index_t i = 0; i < size; i += WIDTH) {
-        vector sum = {0};
-        for (index_t s = 0; s < count; s++)
-            sum += (sign * coefficient[s]) * load(from + s * size + i);
-        store(to + i, sum);
-    }
-}
-
 /* The parts of the filters at one pair of frequencies, rows of LANES outputs per input channel:
- * Li - Lr, Lr + Li, Lr for L(+u, v), then for L(-u, v). */
-INLINE void filter_parts_of(const product_arguments *p, const bin *b, const float *stage,
-                            index_t stage_size, index_t first, index_t count, float *to,
+ * Li - Lr, Lr + Li, Lr for L(+u, v), then for L(-u, v). Made of the filters' cosine `c` and sine `s`
+ * along the rows, whose slots of the columns lie `stage_size` apart. */
+INLINE void filter_parts_of(const product_arguments *p, const bin *b, const float *c,
+                            const float *s, index_t stage_size, index_t count, float *to,
                             index_t part, const index_t even, const index_t odd) {
-    const axis *ax = p->tap_columns;
+    const axis *ax = p->taps_axis;
     const index_t size = count * LANES;
     const float *cosine = ax->cosine + b->v * even, *sine = ax->sine + (b->v - 1) * odd;
-    const float *c = stage + first * LANES, *s = c + (even + odd) * stage_size;
     const float half = b->parts == 6 ? 0.5f : 1.0f;
     for (index_t i = 0; i < size; i += WIDTH) {
         vector cc = {0}, cs = {0}, sc = {0}, ss = {0};
@@ -904,20 +952,19 @@ INLINE void filter_parts_of(const product_arguments *p, const bin *b, const floa
     }
 }
 
-/* With the number of slots of the usual filters known to the compiler. */
-static void filter_parts(const product_arguments *p, const bin *b, const float *stage,
-                         index_t stage_size, index_t first, index_t count, float *to,
-                         index_t part) {
-    const index_t even = p->tap_columns->slots, odd = p->tap_columns->odd_slots;
+/* With the number of slots known to the compiler where it is that of 3, 5 or 7 taps. */
+#define USUAL_TAPS TAPS(2, 1) TAPS(3, 2) TAPS(4, 3)
+static void filter_parts(const product_arguments *p, const bin *b, const float *c, const float *s,
+                         index_t stage_size, index_t count, float *to, index_t part) {
+    const index_t even = p->taps_axis->slots, odd = p->taps_axis->odd_slots;
 #define TAPS(e, o)                                                                                \
     if (even == e && odd == o) {                                                                  \
-        filter_parts_of(p, b, stage, stage_size, first, count, to, part, e, o);                   \
+        filter_parts_of(p, b, c, s, stage_size, count, to, part, e, o);                           \
         return;                                                                                   \
     }
-    TAPS(2, 1)
-    TAPS(3, 2)
-    TAPS(4, 3)
-    filter_parts_of(p, b, stage, stage_size, first, count, to, part, even, odd);
+    USUAL_TAPS
+#undef TAPS
+    filter_parts_of(p, b, c, s, stage_size, count, to, part, even, odd);
 }
 
 /* Real coefficients from the products P2 = Xr (Li - Lr), P3 = Xi (Lr + Li), P1 = (Xr + Xi) Lr. */
@@ -953,32 +1000,28 @@ static void join(const bin *b, const float *products, index_t part, index_t coun
 
 static void product_task(const void *pointer, index_t task) {
     const product_arguments *p = pointer;
-    const axis *tap_rows = p->tap_rows, *tap_columns = p->tap_columns;
-    const index_t blocks = (p->outputs + LANES - 1) / LANES;
-    const index_t block = task % blocks, chunk = task / blocks % p->column_chunks;
-    const index_t u = p->rows->cosines - 1 - task / blocks / p->column_chunks;
+    const index_t blocks = (p->outputs + LANES - 1) / LANES, columns = p->columns->cosines;
+    const index_t chunks = (columns + p->chunk - 1) / p->chunk;
+    const index_t block = task % blocks, first_v = task / blocks % chunks * p->chunk;
+    const index_t last_v = least(first_v + p->chunk, columns);
+    const index_t u = p->rows->cosines - 1 - task / blocks / chunks;
     const index_t lanes = least(p->outputs - block * LANES, LANES), computed = whole_vectors(lanes);
-    const index_t folded = components(tap_columns), size = p->inputs * LANES;
+    const index_t size = p->inputs * LANES, line = components(p->taps_axis) * size;
     const index_t product_part = p->batch * LANES, x_part = p->batch * DEPTH;
-    const index_t filter_part = DEPTH * LANES;
-    float *left = scratch(2 * folded * size + MAX_PARTS * (product_part + x_part + filter_part) + 128);
-    float *stage = take(&left, 2 * folded * size);
-    float *products = take(&left, MAX_PARTS * product_part);
+    const index_t filter_part = DEPTH * LANES, one = MAX_PARTS * product_part;
+    float *left = scratch(p->chunk * one + MAX_PARTS * (x_part + filter_part) + 128);
+    float *products = take(&left, p->chunk * one);
     float *x = take(&left, MAX_PARTS * x_part), *filters = take(&left, MAX_PARTS * filter_part);
+    const float *cosine = p->taps + (block * frequencies(p->rows) + u) * line;
+    const float *sine = p->taps + (block * frequencies(p->rows) + p->rows->cosines + u - 1) * line;
+    if (!(u >= 1 && u <= p->rows->sines)) sine = cosine; /* not used */
 
-    /* the filters' transform along the rows, of folded taps along the columns */
-    const float *taps = p->taps + block * components(tap_rows) * folded * size;
-    const int row_sine = u >= 1 && u <= p->rows->sines;
-    combine(tap_rows->cosine + u * tap_rows->slots, tap_rows->slots, 1, taps, folded * size, stage);
-    if (row_sine)
-        combine(tap_rows->sine + (u - 1) * tap_rows->odd_slots, tap_rows->odd_slots, p->sign,
-                taps + tap_rows->slots * folded * size, folded * size, stage + folded * size);
-
-    for (index_t v = chunk; v < p->columns->cosines; v += p->column_chunks) {
-        const bin b = bin_at(p->rows, p->columns, u, v);
-        for (index_t first = 0; first < p->inputs; first += DEPTH) {
-            const index_t depth = least(p->inputs - first, DEPTH);
-            filter_parts(p, &b, stage, size, first, depth, filters, filter_part);
+    for (index_t first = 0; first < p->inputs; first += DEPTH) {
+        const index_t depth = least(p->inputs - first, DEPTH);
+        for (index_t v = first_v; v < last_v; v++) {
+            const bin b = bin_at(p->rows, p->columns, u, v);
+            filter_parts(p, &b, cosine + first * LANES, sine + first * LANES, size, depth, filters,
+                         filter_part);
             if (depth == p->inputs)
                 split(&b, p->from, p->from_row, p->batch * depth, 1, x, x_part);
             else
@@ -987,63 +1030,58 @@ static void product_task(const void *pointer, index_t task) {
                           x + n * depth, x_part);
             for (int part = 0; part < b.parts; part++)
                 multiply(p->batch, computed, depth, x + part * x_part, depth, 1,
-                         filters + part * filter_part, LANES, products + part * product_part, LANES,
-                         first > 0);
+                         filters + part * filter_part, LANES,
+                         products + (v - first_v) * one + part * product_part, LANES, first > 0);
         }
-        float *to = p->to + block * LANES;
-        if (p->outputs == LANES)
-            join(&b, products, product_part, p->batch * LANES, to, p->to_row);
+    }
+    float *to = p->to + block * LANES;
+    for (index_t v = first_v; v < last_v; v++) {
+        const bin b = bin_at(p->rows, p->columns, u, v);
+        const float *from = products + (v - first_v) * one;
+        if (p->to_image == LANES)
+            join(&b, from, product_part, p->batch * LANES, to, p->to_row);
         else
             for (index_t n = 0; n < p->batch; n++)
-                join(&b, products + n * LANES, product_part, lanes, to + n * p->outputs,
-                     p->to_row);
-        if (p->bias && u == 0 && v == 0)
-            for (index_t n = 0; n < p->batch; n++)
-                for (index_t l = 0; l < lanes; l++)
-                    to[n * p->outputs + l] += p->bias_scale * p->bias[block * LANES + l];
+                join(&b, from + n * LANES, product_part, lanes, to + n * p->to_image, p->to_row);
     }
+    if (p->bias && u == 0 && first_v == 0)
+        for (index_t n = 0; n < p->batch; n++)
+            for (index_t l = 0; l < lanes; l++)
+                to[n * p->to_image + l] += p->bias_scale * p->bias[block * LANES + l];
 }
 
 /* Spectrum of the output from that of the input. `rows` and `columns` name the band. */
 void passband_product(const float *from, index_t from_row, index_t batch, index_t inputs, float *to,
-                      index_t to_row, index_t outputs, const axis *rows, const axis *columns,
-                      const axis *tap_rows, const axis *tap_columns, const float *taps, float sign,
-                      const float *bias, float bias_scale, index_t threads) {
-    product_arguments p = {from, to, from_row, to_row, batch, inputs, outputs, rows, columns,
-                           tap_rows, tap_columns, taps, sign, bias, bias_scale, 1};
+                      index_t to_row, index_t to_image, index_t outputs, const axis *rows, const axis *columns,
+                      const axis *taps_axis, const float *taps, float sign, const float *bias,
+                      float bias_scale, index_t threads) {
     const index_t tasks = rows->cosines * ((outputs + LANES - 1) / LANES);
-    /* enough tasks for every thread to find one at the end */
-    if (threads > 1)
-        p.column_chunks = least((8 * threads + tasks - 1) / tasks, columns->cosines);
-    in_parallel(product_task, &p, tasks * p.column_chunks, threads);
+    /* the products of one task fit the cache, and every thread finds a task at the end */
+    const index_t fitting = CACHED / (MAX_PARTS * batch * LANES);
+    const index_t chunks = threads > 1 ? (8 * threads + tasks - 1) / tasks : 1;
+    index_t chunk = least(fitting, columns->cosines / chunks);
+    if (chunk < 1) chunk = 1;
+    product_arguments p = {from, to, from_row, to_row, batch, inputs, outputs, to_image, rows, columns,
+                           taps_axis, taps, sign, bias, bias_scale, chunk};
+    in_parallel(product_task, &p, tasks * ((columns->cosines + chunk - 1) / chunk), threads);
 }
 
 /* ---- the filters' gradient ------------------------------------------------------------------------ */
 
 typedef struct {
     const float *x, *g;
-    index_t x_row, g_row, batch, inputs, outputs;
-    const axis *rows, *columns, *tap_rows, *tap_columns;
-    float *taps; /* chunks of packed taps */
-    index_t chunks;
-    int accumulate;
+    index_t x_row, g_row, batch, inputs;
+    index_t outputs, g_image; /* of `g_image` channels of an image, `outputs` are used */
+    const axis *rows, *columns, *taps_axis;
+    float *taps;
 } correlate_arguments;
 
-/* to[s] += coefficient[s] * from, rows of `size` numbers `stride` apart. */
-INLINE void spread(const float *coefficient, index_t count, const float *from, index_t size,
-                   float *to, index_t stride) {
-    for (index_t s = 0; s < count; s++)
-        for (index_t i = 0; i < size; i += WIDTH)
-            store(to + s * stride + i, load(to + s * stride + i) + coefficient[s] * load(from + i));
-}
-
-/* The adjoint of `filter_parts`: products of conjugates, to the stage between rows and columns. */
-static void gather_parts(const correlate_arguments *p, const bin *b, const float *products,
-                         index_t part, index_t size, float *c, index_t stage_size) {
-    const axis *ax = p->tap_columns;
-    const index_t even = ax->slots, odd = ax->odd_slots;
+/* The adjoint of `filter_parts`: from products of conjugates to the filters' cosine and sine. */
+INLINE void gather_parts_of(const correlate_arguments *p, const bin *b, const float *products,
+                            index_t part, index_t size, float *c, float *s, index_t stage_size,
+                            const index_t even, const index_t odd) {
+    const axis *ax = p->taps_axis;
     const float *cosine = ax->cosine + b->v * even, *sine = ax->sine + (b->v - 1) * odd;
-    float *s = c + (even + odd) * stage_size;
     for (index_t i = 0; i < size; i += WIDTH) {
         vector cc, cs = {0}, sc = {0}, ss = {0};
         if (b->parts == 1) {
@@ -1082,91 +1120,81 @@ static void gather_parts(const correlate_arguments *p, const bin *b, const float
     }
 }
 
+static void gather_parts(const correlate_arguments *p, const bin *b, const float *products,
+                         index_t part, index_t size, float *c, float *s, index_t stage_size) {
+    const index_t even = p->taps_axis->slots, odd = p->taps_axis->odd_slots;
+#define TAPS(e, o)                                                                                \
+    if (even == e && odd == o) {                                                                  \
+        gather_parts_of(p, b, products, part, size, c, s, stage_size, e, o);                      \
+        return;                                                                                   \
+    }
+    USUAL_TAPS
+#undef TAPS
+    gather_parts_of(p, b, products, part, size, c, s, stage_size, even, odd);
+}
+
 static void correlate_task(const void *pointer, index_t task) {
     const correlate_arguments *p = pointer;
-    const axis *tap_rows = p->tap_rows, *tap_columns = p->tap_columns;
     const index_t blocks = (p->outputs + LANES - 1) / LANES;
     const index_t input_blocks = (p->inputs + LANES - 1) / LANES;
     const index_t block = task % blocks, input_block = task / blocks % input_blocks;
-    const index_t chunk = task / blocks / input_blocks;
+    const index_t u = p->rows->cosines - 1 - task / blocks / input_blocks;
     const index_t lanes = least(p->outputs - block * LANES, LANES), computed = whole_vectors(lanes);
     const index_t inputs = least(p->inputs - input_block * LANES, LANES), size = inputs * LANES;
-    const index_t folded = components(tap_columns), part = p->batch * LANES;
+    const index_t slots = components(p->taps_axis), part = p->batch * LANES;
     const index_t strip_part = STRIP * LANES;
-    float *left = scratch(2 * folded * size + MAX_PARTS * (2 * part + strip_part) + 128);
-    float *stage = take(&left, 2 * folded * size);
+    float *left = scratch(2 * slots * size + MAX_PARTS * (2 * part + strip_part) + 128);
+    float *stage = take(&left, 2 * slots * size);
     float *x = take(&left, MAX_PARTS * part), *g = take(&left, MAX_PARTS * part);
     float *products = take(&left, MAX_PARTS * strip_part);
-    float *to = p->taps + chunk * packed_taps(tap_rows, tap_columns, p->outputs, p->inputs) +
-                block * components(tap_rows) * folded * p->inputs * LANES +
-                input_block * LANES * LANES;
-    if (!p->accumulate)
-        for (index_t c = 0; c < components(tap_rows) * folded; c++)
-            memset(to + c * p->inputs * LANES, 0, (size_t)size * sizeof(float));
+    memset(stage, 0, (size_t)(2 * slots * size) * sizeof(float));
+    memset(g, 0, (size_t)(MAX_PARTS * part) * sizeof(float)); /* lanes that are not there */
 
-    for (index_t u = chunk; u < p->rows->cosines; u += p->chunks) {
-        const int row_sine = u >= 1 && u <= p->rows->sines;
-        memset(stage, 0, (size_t)(2 * folded * size) * sizeof(float));
-        for (index_t v = 0; v < p->columns->cosines; v++) {
-            const bin b = bin_at(p->rows, p->columns, u, v);
-            for (index_t n = 0; n < p->batch; n++) {
-                split(&b, p->x + n * p->inputs + input_block * LANES, p->x_row, inputs, -1,
-                      x + n * LANES, part);
-                split(&b, p->g + n * p->outputs + block * LANES, p->g_row, lanes, 1, g + n * LANES,
-                      part);
-            }
-            /* with X conjugated: (Xr + Xi) Gr, Xr (Gi - Gr), Xi (Gr + Gi) */
-            for (int first = 0; first < b.parts - 1; first += 3)
-                for (index_t i = 0; i < part; i++) {
-                    float *real = g + first * part, *imag = real + part, *sum = imag + part;
-                    float r = real[i], m = imag[i];
-                    real[i] = m - r;
-                    imag[i] = sum[i];
-                    sum[i] = r;
-                }
-            for (index_t first = 0; first < inputs; first += STRIP) {
-                const index_t count = least(inputs - first, STRIP);
-                for (int n = 0; n < b.parts; n++)
-                    multiply(count, computed, p->batch, x + n * part + first, 1, LANES,
-                             g + n * part, LANES, products + n * strip_part, LANES, 0);
-                gather_parts(p, &b, products, strip_part, count * LANES, stage + first * LANES, size);
-            }
+    for (index_t v = 0; v < p->columns->cosines; v++) {
+        const bin b = bin_at(p->rows, p->columns, u, v);
+        for (index_t n = 0; n < p->batch; n++) {
+            split(&b, p->x + n * p->inputs + input_block * LANES, p->x_row, inputs, -1,
+                  x + n * LANES, part);
+            split(&b, p->g + n * p->g_image + block * LANES, p->g_row, lanes, 1, g + n * LANES,
+                  part);
         }
-        for (index_t c = 0; c < folded; c++) {
-            spread(tap_rows->cosine + u * tap_rows->slots, tap_rows->slots, stage + c * size, size,
-                   to + c * p->inputs * LANES, folded * p->inputs * LANES);
-            if (row_sine)
-                spread(tap_rows->sine + (u - 1) * tap_rows->odd_slots, tap_rows->odd_slots,
-                       stage + (folded + c) * size, size,
-                       to + (tap_rows->slots * folded + c) * p->inputs * LANES,
-                       folded * p->inputs * LANES);
+        /* with X conjugated: Xr (Gi - Gr), Xi (Gr + Gi), (Xr + Xi) Gr */
+        for (int first = 0; first < b.parts - 1; first += 3)
+            for (index_t i = 0; i < part; i += WIDTH) {
+                float *at = g + first * part + i;
+                vector real = load(at), imag = load(at + part), sum = load(at + 2 * part);
+                store(at, imag - real);
+                store(at + part, sum);
+                store(at + 2 * part, real);
+            }
+        for (index_t first = 0; first < inputs; first += STRIP) {
+            const index_t count = least(inputs - first, STRIP);
+            for (int n = 0; n < b.parts; n++)
+                multiply(count, computed, p->batch, x + n * part + first, 1, LANES, g + n * part,
+                         LANES, products + n * strip_part, LANES, 0);
+            gather_parts(p, &b, products, strip_part, count * LANES, stage + first * LANES,
+                         stage + slots * size + first * LANES, size);
+        }
+    }
+    const int row_sine = u >= 1 && u <= p->rows->sines;
+    for (int sine = 0; sine <= row_sine; sine++) {
+        const index_t row = sine ? p->rows->cosines + u - 1 : u;
+        for (index_t c = 0; c < slots; c++) {
+            const float *from = stage + (sine * slots + c) * size;
+            float *to = p->taps + ((block * frequencies(p->rows) + row) * slots + c) * p->inputs *
+                                      LANES + input_block * LANES * LANES;
+            memcpy(to, from, (size_t)size * sizeof(float));
         }
     }
 }
 
-/* Into how many chunks of row frequencies the gradient is divided, each with packed taps of its own. */
-index_t passband_correlate_chunks(index_t inputs, index_t outputs, const axis *rows,
-                                  index_t threads) {
-    const index_t tasks = ((outputs + LANES - 1) / LANES) * ((inputs + LANES - 1) / LANES);
-    return threads > 1 ? least((4 * threads + tasks - 1) / tasks, rows->cosines) : 1;
-}
-
 /* The gradient of packed taps from the spectra of the input and of the output's gradient. */
 void passband_correlate(const float *x, index_t x_row, index_t inputs, const float *g, index_t g_row,
-                        index_t outputs, index_t batch, const axis *rows, const axis *columns,
-                        const axis *tap_rows, const axis *tap_columns, float *taps, index_t chunks,
-                        int accumulate, index_t threads) {
-    correlate_arguments p = {x, g, x_row, g_row, batch, inputs, outputs, rows, columns, tap_rows,
-                             tap_columns, taps, chunks, accumulate};
+                        index_t g_image, index_t outputs, index_t batch, const axis *rows,
+                        const axis *columns, const axis *taps_axis, float *taps, index_t threads) {
+    correlate_arguments p = {x, g, x_row, g_row, batch, inputs, outputs, g_image, rows, columns,
+                             taps_axis, taps};
     in_parallel(correlate_task, &p,
-                ((outputs + LANES - 1) / LANES) * ((inputs + LANES - 1) / LANES) * chunks, threads);
-}
-
-void passband_unpack_taps(const float *partial, index_t chunks, index_t lanes, index_t terms,
-                          index_t lane_stride, index_t term_stride, const axis *rows,
-                          const axis *columns, float *gradient, index_t threads) {
-    taps_arguments t = {.gradient = gradient, .partial = partial, .chunks = chunks, .lanes = lanes,
-                        .terms = terms, .lane_stride = lane_stride, .term_stride = term_stride,
-                        .rows = rows, .columns = columns};
-    in_parallel(unpack_taps_task, &t, (lanes + LANES - 1) / LANES * terms, threads);
+                ((outputs + LANES - 1) / LANES) * ((inputs + LANES - 1) / LANES) * rows->cosines,
+                threads);
 }

@@ -50,16 +50,15 @@ _SIGNATURES = {
     "advise": [c_void_p, c_int64],
     "analyze": [POINTER(Maps), c_int64, *_AXES, c_void_p, c_int64, c_int64],
     "synthesize": [POINTER(Maps), c_int64, *_AXES, c_void_p, c_int64, c_int64],
-    "pack_taps": [c_void_p, *[c_int64] * 4, *_AXES, c_void_p, c_int64],
-    "unpack_taps": [c_void_p, *[c_int64] * 5, *_AXES, c_void_p, c_int64],
+    "pack_taps": [c_void_p, c_void_p, *[c_int64] * 4, c_float, *_AXES, c_void_p, c_int64],
+    "unpack_taps": [c_void_p, *[c_int64] * 4, *_AXES, c_void_p, c_int, c_int64],
     "product": [
-        c_void_p, *[c_int64] * 3, c_void_p, *[c_int64] * 2, *_AXES, *_AXES, c_void_p, c_float,
-        c_void_p, c_float, c_int64,
+        c_void_p, *[c_int64] * 3, c_void_p, *[c_int64] * 3, *[POINTER(Axis)] * 3, c_void_p,
+        c_float, c_void_p, c_float, c_int64,
     ],
-    "correlate_chunks": [c_int64, c_int64, POINTER(Axis), c_int64],
     "correlate": [
-        c_void_p, *[c_int64] * 2, c_void_p, *[c_int64] * 3, *_AXES, *_AXES, c_void_p, c_int64,
-        c_int, c_int64,
+        c_void_p, *[c_int64] * 2, c_void_p, *[c_int64] * 4, *[POINTER(Axis)] * 3, c_void_p,
+        c_int64,
     ],
 }  # fmt: skip
 
@@ -75,5 +74,5 @@ def load_library() -> ctypes.CDLL | None:
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, f"passband_{name}")
         function.argtypes = arguments
-        function.restype = c_int64 if name == "correlate_chunks" else None
+        function.restype = None
     return library

@@ -1,7 +1,6 @@
 """The tables that the kernels work by: positions on an axis, folded, and a basis on them."""
 
 import ctypes
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,7 +19,9 @@ class AxisTables:
     def __init__(self, rows: "_Table", columns: "_Table") -> None:
         self._tables = rows, columns
         self.pointers = ctypes.pointer(rows.axis), ctypes.pointer(columns.axis)
-        self.components = math.prod(t.axis.slots + t.axis.odd_slots for t in self._tables)
+        self.rows_by_slots = (rows.axis.cosines + rows.axis.sines) * (
+            columns.axis.slots + columns.axis.odd_slots
+        )
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class ConvTables:
 
     def packed_size(self, lanes: int, terms: int) -> int:
         """Numbers of packed taps."""
-        return -(-lanes // LANES) * LANES * terms * self.taps.components
+        return -(-lanes // LANES) * LANES * terms * self.taps.rows_by_slots
 
 
 @dataclass(frozen=True)
