@@ -56,7 +56,7 @@ def layer_name(row: Row) -> str:
 
 def geometric_mean(rows: list[Row]) -> tuple[float, str]:
     logs = [math.log(float(row["ratio"])) for row in rows]
-    return math.exp(sum(logs) / len(logs)), f"{len(rows)} layers"
+    return math.exp(sum(logs) / len(logs)), f"{len(rows)} layer{'s' * (len(rows) > 1)}"
 
 
 def worst(rows: list[Row]) -> tuple[float, str]:

@@ -73,8 +73,8 @@ def band_limited_work(
         >>> g = conv_geometry((32, 32), (3, 3), padding=1, compression=0.85)
         >>> native = native_work(g, 32, 64, 64, True)
         >>> ours = band_limited_work("matmul", g, 32, 64, 64, True)
-        >>> round(native.multiplications / ours.multiplications, 1)
-        7.0
+        >>> native.multiplications > 5 * ours.multiplications
+        True
         >>> full = conv_geometry((32, 32), (3, 3), padding=1)
         >>> band_limited_work("lowpass", full, 32, 64, 64, True) == native_work(
         ...     full, 32, 64, 64, True)
