@@ -16,13 +16,11 @@ def test_the_command_measures_everything_and_leaves_files(tmp_path: Path, capsys
     assert main(["bench", "--quick", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr()
     assert "multiplications/s" in printed.err.splitlines()[0]
+    stems = {kind: file_stem(kind, "cpu") for kind in KINDS}
     written = {file.name for file in tmp_path.iterdir()}
-    assert written == {
-        *(f"{file_stem(kind)}.csv" for kind in KINDS),
-        f"{file_stem('layers')}.svg",
-    }
-    for kind in KINDS:
-        file = tmp_path / f"{file_stem(kind)}.csv"
+    assert written == {*(f"{stem}.csv" for stem in stems.values()), f"{stems['layers']}.svg"}
+    for stem in stems.values():
+        file = tmp_path / f"{stem}.csv"
         assert str(file) in printed.out
         with file.open(newline="") as stream:
             rows = list(csv.DictReader(stream))
@@ -32,7 +30,7 @@ def test_the_command_measures_everything_and_leaves_files(tmp_path: Path, capsys
             assert row["threads"] == provenance()["threads"]
             assert float(row["peak_multiplications_per_second"]) > 0
             assert row["commit"]
-    picture = ElementTree.parse(tmp_path / f"{file_stem('layers')}.svg").getroot()
+    picture = ElementTree.parse(tmp_path / f"{stems['layers']}.svg").getroot()
     assert picture.tag.endswith("svg")
 
 

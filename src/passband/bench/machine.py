@@ -46,9 +46,13 @@ def measure_peaks(quick: bool = False) -> Peaks:
     return Peaks(side**3 / min(product), 3 * x.element_size() * points / min(triad))
 
 
-def machine_name() -> str:
-    """Processor or GPU, and the number of threads, as part of a file's name."""
-    if torch.cuda.is_available():
+def machine_name(device: str | None = None) -> str:
+    """GPU, or processor and number of threads, as part of a file's name.
+
+    Args:
+        device: "cpu" or "cuda"; None takes a GPU where there is one, as a training does.
+    """
+    if device == "cuda" or (device is None and torch.cuda.is_available()):
         name = torch.cuda.get_device_name()
     else:
         model = re.search(r"model name\s*:\s*(.+)", _cpu_info())
@@ -56,24 +60,24 @@ def machine_name() -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
 
 
-def provenance() -> dict[str, str]:
+def provenance(device: str | None = None) -> dict[str, str]:
     """Columns that end every row: machine, threads, torch, and this package's commit."""
     return {
-        "machine": machine_name(),
+        "machine": machine_name(device),
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
         "commit": _commit(),
     }
 
 
-def file_stem(kind: str) -> str:
+def file_stem(kind: str, device: str | None = None) -> str:
     """Name of a result's file, without its ending: what was measured, machine, torch.
 
     Examples:
         >>> file_stem("layers").startswith("layers_")
         True
     """
-    return f"{kind}_{machine_name()}_torch-{torch.__version__.partition('+')[0]}"
+    return f"{kind}_{machine_name(device)}_torch-{torch.__version__.partition('+')[0]}"
 
 
 def _commit() -> str:

@@ -13,7 +13,7 @@ from passband.report.speed import ratio_against_compression, svg
 def write_results(kind: str, rows: list[Row], folder: Path) -> list[Path]:
     """Write KIND_MACHINE_TORCH.csv into a folder, and of layers the figure; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{file_stem(kind)}.csv"
+    file = folder / f"{file_stem(kind, 'cpu')}.csv"
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

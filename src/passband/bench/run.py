@@ -44,7 +44,7 @@ def run_benchmark(
     settings: Settings | None = None,
     progress: Callable[[str], None] = print,
 ) -> Iterator[tuple[str, list[Row]]]:
-    """Measure, one kind after the other.
+    """Measure on the CPU, one kind after the other. Torch's generator is seeded.
 
     Args:
         kinds: Of "layers", "networks", "growth" and "precision".
@@ -66,7 +66,7 @@ def _results(
     kinds: Sequence[str], settings: Settings, progress: Callable[[str], None]
 ) -> Iterator[tuple[str, list[Row]]]:
     torch.manual_seed(0)
-    origin = provenance()  # before the first result makes the checkout a changed one
+    origin = provenance("cpu")  # before the first result makes the checkout a changed one
     peaks = measure_peaks(settings.quick)
     progress(
         f"{origin['machine']}, torch {origin['torch']}: {peaks.multiplications / 1e9:.0f} G "

@@ -53,8 +53,8 @@ def ratio_against_compression(rows: Iterable[Mapping[str, str]]) -> "Figure":
     if not modes:
         raise ValueError(f"no layer has {LEAST_POINTS} compressions, which is what a line needs")
     tickers = require("matplotlib.ticker", extra="report")
-    figure = new_figure(WIDTH_INCHES, 1.0 + 2.9 * len(modes))
-    panels = figure.subplots(len(modes), 1, sharex=True, squeeze=False)[:, 0]
+    figure = new_figure(WIDTH_INCHES, 1.4 + 2.6 * len(modes))
+    panels = figure.subplots(len(modes), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, mode in zip(panels, modes, strict=True):
         axes.axhline(1, color=GREY, linewidth=1.2, linestyle="--")
         for index, (name, points) in enumerate(lines[mode].items()):
@@ -75,10 +75,7 @@ def ratio_against_compression(rows: Iterable[Mapping[str, str]]) -> "Figure":
         style_axes(axes, title=mode, y="times as fast as torch")
     panels[-1].set_xlabel("spectrum discarded, %", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, fontsize=9, frameon=False, loc="outside lower center",
-        ncols=1 if max(map(len, labels)) > 40 else 2,
-    )  # fmt: skip
+    figure.legend(handles, labels, fontsize=9, frameon=False, loc="outside lower center")
     return figure
 
 
