@@ -32,9 +32,10 @@ lint: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Our layers against torch's, in one process; writes benchmarks/results/*.csv.
+# Our layers and networks against torch's and the other baselines, in one process, in about a quarter
+# of an hour; writes benchmarks/results, from which benchmarks/readme_tables.py writes the tables.
 bench: setup
-	$(BIN)/python benchmarks/layers.py
+	$(BIN)/passband bench --out benchmarks/results
 
 # Random shapes and arguments, every algorithm against the reference: make fuzz SEED=7 COUNT=2000
 fuzz: setup

@@ -1,4 +1,4 @@
-"""Write the tables of README.md from the CSV files of benchmarks/results.
+"""Write the tables of README.md and of this folder's README.md from the CSV files of results.
 
 A table's place is marked by a pair of comments, which name the file and the columns to show, with a
 unit and a title where they need one:
@@ -6,7 +6,11 @@ unit and a title where they need one:
     <!-- table: results/NAME.csv | map, accuracy:% as Accuracy, saved_bytes:MiB as Kept (MiB) -->
     <!-- end of table -->
 
-Under the table stands what the rows say of their machine, and a link to the file.
+Under the table stands what the rows say of their machine, and a link to the file. What `passband
+bench` measured is shown by a view of that name, see views.py, for every machine that has results:
+
+    <!-- view: targets -->
+    <!-- end of view -->
 
 Usage: python benchmarks/readme_tables.py [--check]
 
@@ -19,8 +23,14 @@ import re
 import sys
 from pathlib import Path
 
+from views import VIEWS, markdown, render_view
+
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
+# Each with what stands in front of a file of this folder in its links.
+DOCUMENTS = {HERE.parent / "README.md": "benchmarks/", HERE / "README.md": ""}
+VIEW = re.compile(
+    r"(?P<start><!-- view: (?P<name>[^\n]+?) -->\n).*?(?P<end><!-- end of view -->)", re.S
+)
 SECTION = re.compile(
     r"(?P<start><!-- table: (?P<file>\S+) \| (?P<columns>[^\n]*?) -->\n)"
     r".*?"
@@ -43,7 +53,7 @@ def cell(text: str, scale: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
-def caption(rows: list[dict[str, str]], file: str) -> str:
+def caption(rows: list[dict[str, str]], file: str, prefix: str) -> str:
     """Where the rows come from, as far as all of them agree."""
     shared = {
         name: rows[0][name]
@@ -51,10 +61,10 @@ def caption(rows: list[dict[str, str]], file: str) -> str:
         if name in rows[0] and len({row[name] for row in rows}) == 1
     }
     origin = ", ".join(f"{name} {value}" for name, value in shared.items())
-    return f"\n[{Path(file).name}](benchmarks/{file}){': ' if origin else ''}{origin}.\n"
+    return f"\n[{Path(file).name}]({prefix}{file}){': ' if origin else ''}{origin}.\n"
 
 
-def markdown_table(folder: Path, file: str, columns: str) -> str:
+def markdown_table(folder: Path, file: str, columns: str, prefix: str) -> str:
     """The chosen columns of a CSV file as a Markdown table with its caption."""
     with (folder / file).open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -65,20 +75,25 @@ def markdown_table(folder: Path, file: str, columns: str) -> str:
         raise SystemExit(f"{file} has no column {', '.join(unknown)}; it has {', '.join(rows[0])}")
     titles = [c["title"] or c["name"].replace("_", " ") for c in chosen]
     body = [[cell(row[c["name"]], UNITS[c["unit"]]) for c in chosen] for row in rows]
-    lines = [titles, ["---"] * len(titles), *body]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + caption(rows, file)
+    return markdown(titles, body) + caption(rows, file, prefix)
 
 
-def render(text: str, folder: Path = HERE) -> str:
-    """A document with every marked table written anew from the files under a folder."""
+def render(text: str, folder: Path = HERE, prefix: str = "benchmarks/") -> str:
+    """A document with everything marked written anew from the files under a folder."""
 
     def section(match: re.Match[str]) -> str:
         if not (folder / match["file"]).exists():
             raise SystemExit(f"benchmarks/{match['file']} is not there: write it first")
-        table = markdown_table(folder, match["file"], match["columns"])
+        table = markdown_table(folder, match["file"], match["columns"], prefix)
         return f"{match['start']}{table}{match['end']}"
 
-    return SECTION.sub(section, text)
+    def view(match: re.Match[str]) -> str:
+        if match["name"] not in VIEWS:
+            raise SystemExit(f"no view {match['name']!r}; allowed are {', '.join(VIEWS)}")
+        shown = render_view(match["name"], folder / "results", f"{prefix}results/")
+        return f"{match['start']}{shown}{match['end']}"
+
+    return VIEW.sub(view, SECTION.sub(section, text))
 
 
 def main() -> None:
@@ -86,12 +101,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
     check = parser.parse_args().check
-    text = README.read_text()
-    rendered = render(text)
-    if check and rendered != text:
-        sys.exit("README.md: a table differs: run python benchmarks/readme_tables.py")
-    if not check:
-        README.write_text(rendered)
+    for document, prefix in DOCUMENTS.items():
+        text = document.read_text()
+        rendered = render(text, prefix=prefix)
+        if check and rendered != text:
+            name = document.relative_to(HERE.parent)
+            sys.exit(f"{name}: a table differs: run python benchmarks/readme_tables.py")
+        if not check:
+            document.write_text(rendered)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ LEVELS = (
     ("measure",),
     ("convert", "files", "export", "chain", "networks", "data", "train"),
     ("studies", "report"),
+    ("bench",),
     ("commands",),
     ("cli",),
 )

@@ -1,0 +1,165 @@
+"""The whole benchmark within a stated time."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from passband.bench.cases import cost, growth_cases, layer_cases
+from passband.bench.layers import Rounds, Row, digits, measure_layer
+from passband.bench.machine import Peaks, measure_peaks, provenance
+from passband.bench.networks import measure_network, network_cases
+from passband.bench.precision import precision_rows
+
+# Fraction of the time for each kind of result; precision takes the few seconds that it takes.
+SHARES = {"layers": 0.74, "networks": 0.16, "growth": 0.1, "precision": 0.0}
+KINDS = tuple(SHARES)
+
+_PRECISION_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the benchmark is run.
+
+    Args:
+        minutes: Time that the rounds of all rows may take together, roughly: every row takes at
+            least three rounds, and what a row saves, later ones may use.
+        quick: Tiny layers and networks, one round: to see that everything runs.
+        compiled: Compile torch's networks and more of its layers, which takes minutes more.
+    """
+
+    minutes: float = 12.0
+    quick: bool = False
+    compiled: bool = False
+
+    def rounds(self, repeats: int, longest: float) -> Rounds:
+        """The rounds of a row that may take so many seconds."""
+        return Rounds(1, 0.0) if self.quick else Rounds(repeats, longest=longest)
+
+
+def run_benchmark(
+    kinds: Sequence[str] = KINDS,
+    settings: Settings | None = None,
+    progress: Callable[[str], None] = print,
+) -> Iterator[tuple[str, list[Row]]]:
+    """Measure on the CPU, one kind after the other. Torch's generator is seeded.
+
+    Args:
+        kinds: Of "layers", "networks", "growth" and "precision".
+        settings: How.
+        progress: Called with a line of text per row.
+
+    Yields:
+        Each kind and its rows, which end with the machine's measured peaks and the provenance.
+
+    Raises:
+        ValueError: A kind is unknown.
+    """
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise ValueError(f"cannot measure {unknown[0]!r}; allowed are {', '.join(KINDS)}")
+    return _results(kinds, settings or Settings(), progress)
+
+
+def _results(
+    kinds: Sequence[str], settings: Settings, progress: Callable[[str], None]
+) -> Iterator[tuple[str, list[Row]]]:
+    torch.manual_seed(0)
+    origin = provenance("cpu")  # before the first result makes the checkout a changed one
+    peaks = measure_peaks(settings.quick)
+    progress(
+        f"{origin['machine']}, torch {origin['torch']}: {peaks.multiplications / 1e9:.0f} G "
+        f"multiplications/s, {peaks.bytes / 1e9:.1f} GB/s"
+    )
+    end = {
+        "peak_multiplications_per_second": digits(peaks.multiplications),
+        "peak_bytes_per_second": digits(peaks.bytes),
+        **origin,
+    }
+    whole = sum(SHARES[kind] for kind in kinds) or 1.0
+    seconds = 60 * settings.minutes - (_PRECISION_SECONDS if "precision" in kinds else 0)
+    for kind in kinds:
+        rows = _MEASURES[kind](settings, peaks, seconds * SHARES[kind] / whole, progress)
+        yield kind, [{**row, **end} for row in rows]
+
+
+def _layers(
+    settings: Settings, peaks: Peaks, seconds: float, progress: Callable[[str], None]
+) -> list[Row]:
+    cases = layer_cases(settings.quick, settings.compiled)
+
+    def measure(index: int, longest: float) -> list[Row]:
+        return [measure_layer(cases[index], peaks, settings.rounds(7, longest))]
+
+    order = sorted(range(len(cases)), key=lambda index: cost(cases[index]))
+    return _in_order(order, [case.name for case in cases], measure, seconds, progress)
+
+
+def _growth(
+    settings: Settings, peaks: Peaks, seconds: float, progress: Callable[[str], None]
+) -> list[Row]:
+    cases = growth_cases(peaks, settings.quick)
+
+    def measure(index: int, longest: float) -> list[Row]:
+        axis, case = cases[index]
+        return [{"axis": axis, **measure_layer(case, peaks, settings.rounds(7, longest))}]
+
+    order = sorted(range(len(cases)), key=lambda index: cost(cases[index][1]))
+    names = [f"growth of {axis}: {case.name}" for axis, case in cases]
+    return _in_order(order, names, measure, seconds, progress)
+
+
+def _networks(
+    settings: Settings, peaks: Peaks, seconds: float, progress: Callable[[str], None]
+) -> list[Row]:
+    cases = network_cases(settings.quick)
+
+    def measure(index: int, longest: float) -> list[Row]:
+        rounds = settings.rounds(5, longest)
+        return measure_network(cases[index], peaks, rounds, settings.compiled)
+
+    smallest_first = range(len(cases))[::-1]
+    return _in_order(smallest_first, [case.name for case in cases], measure, seconds, progress)
+
+
+def _precision(
+    settings: Settings, peaks: Peaks, seconds: float, progress: Callable[[str], None]
+) -> list[Row]:
+    rows = list(precision_rows(settings.quick))
+    progress(f"precision: {len(rows)} rows")
+    return rows
+
+
+_MEASURES = {
+    "layers": _layers,
+    "networks": _networks,
+    "growth": _growth,
+    "precision": _precision,
+}
+
+
+def _in_order(
+    order: Sequence[int],
+    names: Sequence[str],
+    measure: Callable[[int, float], list[Row]],
+    seconds: float,
+    progress: Callable[[str], None],
+) -> list[Row]:
+    """Rows of all cases, in their own order, measured in another: what is short comes first.
+
+    Each case gets an equal share of the time that is left when its turn comes, so that what the
+    short ones leave over goes to the long ones.
+    """
+    end = time.perf_counter() + seconds
+    rows: dict[int, list[Row]] = {}
+    for done, index in enumerate(order):
+        share = max(0.0, end - time.perf_counter()) / (len(order) - done)
+        rows[index] = measure(index, share)
+        for row in rows[index]:
+            band = f", c={row['compression']:g}" if len(rows[index]) > 1 else ""
+            progress(
+                f"{done + 1}/{len(order)} {names[index]}{band}: ratio {row['ratio']:.2f}, "
+                f"won by {row['winner']}"
+            )
+    return [row for index in sorted(rows) for row in rows[index]]

@@ -1,0 +1,167 @@
+"""Tables of speed from results that are written here."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.readme_tables import render
+from passband.bench.cases import LayerCase
+from passband.bench.layers import Rounds, measure_layer
+from passband.bench.machine import Peaks
+from passband.bench.networks import NetworkCase, measure_network
+from passband.bench.precision import precision_rows
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PEAKS = Peaks(multiplications=1e11, bytes=2e10)
+ORIGIN = {
+    "peak_multiplications_per_second": 1e11,
+    "peak_bytes_per_second": 2e10,
+    **{"machine": "M", "threads": "2", "torch": "2.6", "commit": "abc"},
+}
+
+
+@pytest.fixture(scope="module")
+def layer_row() -> dict[str, object]:
+    case = LayerCase(2, 4, 4, (8, 8), 3, 0.5, training=True)
+    return {**measure_layer(case, PEAKS, Rounds(1, 0.0)), **ORIGIN}
+
+
+def write(folder: Path, kind: str, rows: list[dict[str, object]], machine: str = "M") -> None:
+    results = folder / "results"
+    results.mkdir(exist_ok=True)
+    with (results / f"{kind}_{machine}_torch-2.6.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def shown(view: str, folder: Path) -> str:
+    marked = f"<!-- view: {view} -->\nstale\n<!-- end of view -->\n"
+    rendered = render(marked, folder, "")
+    assert render(rendered, folder, "") == rendered
+    assert "stale" not in rendered
+    return rendered
+
+
+def line(text: str, start: str) -> list[str]:
+    (found,) = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in found.split(" | ")][1:]
+
+
+def test_targets_beside_what_was_measured(tmp_path: Path, layer_row: dict[str, object]) -> None:
+    def row(batch: int, mode: str, compression: float, ratio: float, **more: object) -> dict:
+        row = {**layer_row, "batch": batch, "mode": mode, "compression": compression}
+        return {**row, "ratio": ratio, **more}
+
+    layers = [
+        row(32, "training", 0.5, 4.0),
+        row(128, "training", 0.5, 1.0),
+        row(32, "training", 0.5, 4.5, kernel=5),
+        row(32, "inference", 0.5, 0.9, kernel=7, in_channels=512, out_channels=512),
+        row(32, "training", 0.85, 4.0),
+        row(8, "inference", 0.85, 0.5),  # a small batch: shown, but no target speaks of it
+        row(32, "training", 0.0, 0.97),
+        row(32, "training", 0.25, 0.1),  # for the curve only
+        row(32, "training", 0.5, 0.1, map="270"),  # a series
+    ]
+    write(tmp_path, "layers", layers)
+    table = shown("targets", tmp_path)
+    assert line(table, "3x3, geometric mean, training") == [
+        ">= 2", "2.00, **met** (2 layers)", ">= 5", "4.00, missed (1 layer) |",
+    ]  # fmt: skip
+    assert line(table, "5x5, geometric mean, training")[:2] == [">= 4", "4.50, **met** (1 layer)"]
+    where = "512 channels, 8x8, k=7, B=32, inference"
+    assert line(table, "worst layer")[1] == f"0.900, missed ({where})"
+    assert line(table, "3x3 at B=8")[3] == "0.500 (1 layer) |"
+    assert line(table, "full band")[1].startswith("0.970, **met**")
+    assert line(table, "ResNet-18, B=128, training")[1] == "not measured"
+    caption = table.splitlines()[-2]
+    assert "[layers_M_torch-2.6.csv](results/layers_M_torch-2.6.csv)" in caption
+    assert "commit abc, measured peaks 100 G multiplications/s and 20.0 GB/s" in caption
+
+
+def test_every_machine_has_its_table(tmp_path: Path, layer_row: dict[str, object]) -> None:
+    for machine in ("A", "B"):
+        write(tmp_path, "layers", [{**layer_row, "machine": machine}], machine)
+    table = shown("layers", tmp_path)
+    assert table.index("machine A") < table.index("machine B")
+
+
+def test_a_row_names_its_winner_and_the_work(tmp_path: Path, layer_row: dict[str, object]) -> None:
+    row = {**layer_row, "winner": "channels_last", "native_multiplications": 2_500_000}
+    write(tmp_path, "layers", [{**row, "compiled_ms": ""}])
+    cells = line(shown("layers", tmp_path), "4 | 8x8 | 3 | 2 | 0.5")
+    assert "nn.Conv, channels-last" in cells
+    assert "2.50" in cells
+    assert "compiled" not in shown("layers", tmp_path)  # nobody measured it
+
+
+def test_training_and_inference_side_by_side(tmp_path: Path, layer_row: dict[str, object]) -> None:
+    base = {**layer_row, "batch": 32, "winner": "auto", "algorithm": "matmul"}
+    rows = [
+        {**base, "mode": "training", "ratio": 2.5},
+        {**base, "mode": "inference", "ratio": 3.5, "algorithm": "lowpass", "saved_bytes": ""},
+        {**base, "mode": "training", "ratio": 9.9, "compression": 0.7},
+    ]
+    write(tmp_path, "layers", rows)
+    cells = line(shown("short layers", tmp_path), "4 | 8x8")
+    assert cells[3:9] == ["2.50", "matmul", "ours", "3.50", "lowpass", "ours"]
+    assert "9.9" not in shown("short layers", tmp_path)
+
+
+def test_networks_growth_and_precision(tmp_path: Path, layer_row: dict[str, object]) -> None:
+    case = NetworkCase("fcn", (2, 1, 50), 3, False, (0.5,))
+    rows = [{**row, **ORIGIN} for row in measure_network(case, PEAKS, Rounds(1, 0.0))]
+    write(tmp_path, "networks", rows)
+    assert line(shown("networks", tmp_path), "fcn")[0] == "2x1x50"
+    write(tmp_path, "growth", [{"axis": axis, **layer_row} for axis in ("batch", "map")])
+    growth = shown("growth", tmp_path)
+    assert growth.index("Along the batch") < growth.index("Along the map")
+    errors = [{**row, **ORIGIN} for row in precision_rows(quick=True)]
+    write(tmp_path, "precision", errors)
+    worst = max(
+        float(row["output"])
+        for row in errors
+        if (row["algorithm"], row["numbers"]) == ("matmul", "float32")
+    )
+    assert line(shown("precision", tmp_path), "float32 | matmul")[1] == f"{worst:.1e}"
+
+
+def test_the_figure_is_linked_where_it_is(tmp_path: Path, layer_row: dict[str, object]) -> None:
+    write(tmp_path, "layers", [layer_row])
+    assert "layers_M_torch-2.6.svg is not drawn yet" in shown("curve", tmp_path)
+    (tmp_path / "results" / "layers_M_torch-2.6.svg").write_text("<svg/>")
+    assert "(results/layers_M_torch-2.6.svg)" in shown("curve", tmp_path)
+
+
+def test_what_was_not_measured_says_how(tmp_path: Path) -> None:
+    assert "Not measured yet: `make bench` writes `growth_*.csv`" in shown("growth", tmp_path)
+
+
+def test_an_unknown_view_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no view 'speed'; allowed are targets, "):
+        shown("speed", tmp_path)
+
+
+def test_the_script_says_when_a_table_is_stale(tmp_path: Path) -> None:
+    """On a copy: a changed figure is found by --check and put right without it."""
+    benchmarks = tmp_path / "benchmarks"
+    benchmarks.mkdir()
+    for name in ("readme_tables.py", "views.py"):
+        (benchmarks / name).write_bytes((REPOSITORY / "benchmarks" / name).read_bytes())
+    marked = "<!-- view: precision -->\n9.9\n<!-- end of view -->\n"
+    (tmp_path / "README.md").write_text(marked)
+    (benchmarks / "README.md").write_text(marked)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        script = [sys.executable, str(benchmarks / "readme_tables.py"), *arguments]
+        return subprocess.run(script, capture_output=True, text=True, timeout=60)
+
+    stale = run("--check")
+    assert stale.returncode == 1
+    assert "README.md: a table differs" in stale.stderr
+    assert run().returncode == run("--check").returncode == 0
+    assert "9.9" not in (benchmarks / "README.md").read_text()
