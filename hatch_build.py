@@ -43,9 +43,7 @@ class KernelBuildHook(BuildHookInterface):
             return
         compiled = [
             self._compile(compiler, folder, name, flags)
-            for name, flags in INSTRUCTIONS.get(
-                platform.machine().lower(), {"default": []}
-            ).items()
+            for name, flags in INSTRUCTIONS.get(platform.machine().lower(), {"default": []}).items()
         ]
         if any(compiled):
             build_data["pure_python"] = False

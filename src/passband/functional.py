@@ -26,8 +26,13 @@ from passband.ops.band_limited_conv.op import (
 )
 from passband.ops.band_limited_conv.reference import band_limited_conv as reference_conv
 from passband.ops.band_limited_conv.select import check_algorithm, select_algorithm
-from passband.ops.tracing import is_evaluated_eagerly, is_transformed, run_uncompiled
-from passband.spectrum.band import check_band_arguments
+from passband.ops.tracing import (
+    is_evaluated_eagerly,
+    is_transformed,
+    run_as_constant,
+    run_uncompiled,
+)
+from passband.spectrum.band import Band, check_band_arguments
 from passband.spectrum.energy import band_from_energy
 
 
@@ -238,7 +243,7 @@ def convolve(
     )
     if algorithm == "fft":
         return _convolve_by_fft(input, weight, bias, geometry, mask)
-    if geometry.band.is_full and mask is None and algorithm == "lowpass":
+    if algorithm == "lowpass" and mask is None and _is_full_band(geometry.grid, geometry.kept):
         return convolve_full_band(input, weight, bias, geometry)
     if algorithm == "matmul" and mask is None and is_evaluated_eagerly(input, weight, bias):
         dtype = product_dtype(weight)
@@ -254,6 +259,11 @@ def convolve(
             spectrum = masked_spectrum(input, geometry, mask)
         output, _ = operator(spectrum, weight, bias, *shapes, "matmul", None, True)
     return output
+
+
+@run_as_constant
+def _is_full_band(grid: tuple[int, ...], kept: tuple[int, ...]) -> bool:
+    return Band(grid, kept).is_full
 
 
 @run_uncompiled("algorithm 'fft' computes with complex numbers")

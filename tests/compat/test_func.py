@@ -183,8 +183,9 @@ def test_autocast_inside() -> None:
         expected = function(x, w)
         found, tangent = jvp(lambda x: function(x, w), (x,), (x,))
     assert found.dtype == tangent.dtype == torch.bfloat16
-    assert torch.equal(found, expected)
-    assert torch.equal(tangent, expected)  # linear, and the same roundings
+    assert torch.equal(tangent, found)  # linear, and the same roundings
+    # torch's products are rounded to bfloat16 on the way; the kernels round the result alone
+    assert relative_error(found, expected) <= 2**-7
 
 
 class Tracer(torch.fx.Tracer):

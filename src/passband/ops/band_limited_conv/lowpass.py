@@ -101,8 +101,9 @@ def convolve_full_band(
     padding = tuple(before for before, _ in geometry.padding)
     if any(before != after for before, after in geometry.padding):
         maps = F.pad(maps, [p for pair in reversed(geometry.padding) for p in pair])
-        padding = (0,) * geometry.axes
-    output: Tensor = _CONVOLUTIONS[geometry.axes](
+        padding = (0,) * len(geometry.size)
+    convolution = _CONVOLUTIONS[len(geometry.size)]
+    output: Tensor = convolution(
         maps, weight, bias, geometry.stride, padding, geometry.dilation, geometry.groups
     )
     return output

@@ -120,32 +120,30 @@ def _backward(
     grad: Tensor, kept_input: Tensor, weight: Tensor, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
     *shapes, algorithm, dtype, from_spectrum, needs_input, needs_weight = arguments
-    geometry, implementation = _geometry(weight, tuple(shapes)), IMPLEMENTATIONS[algorithm]
+    geometry = _geometry(weight, tuple(shapes))
+    dtype = dtype or weight.dtype
     analyzes = geometry.keeps_map and not from_spectrum
-    by_kernels = algorithm == "matmul" and native.applies(
-        geometry, dtype or weight.dtype, grad, kept_input, weight
-    )
-    if by_kernels:
+    if algorithm == "matmul" and native.applies(geometry, dtype, grad, kept_input, weight):
         grad_input, grad_weight = native.backward(
             grad, kept_input, weight, geometry, analyzes, from_spectrum, needs_input, needs_weight
         )
-        return (
-            weight.new_empty(0) if grad_input is None else grad_input.to(weight.dtype),
-            weight.new_empty(0) if grad_weight is None else grad_weight.to(weight.dtype),
+    else:
+        implementation = IMPLEMENTATIONS[algorithm]
+        spectrum = implementation.analyze(kept_input, geometry) if analyzes else kept_input
+        grad_input, grad_weight = implementation.backward(
+            grad, spectrum, weight, geometry, dtype, needs_input, needs_weight
         )
-    spectrum = implementation.analyze(kept_input, geometry) if analyzes else kept_input
-    grad_input, grad_weight = implementation.backward(
-        grad, spectrum, weight, geometry, dtype or weight.dtype, needs_input, needs_weight
-    )
+        if grad_input is not None and not from_spectrum:
+            grad_input = implementation.analyze_adjoint(grad_input, geometry)
     if grad_input is None:
         grad_input = weight.new_empty(0)
-    elif from_spectrum:
-        grad_input = grad_input.to(weight.dtype).contiguous()
     else:
-        grad_input = implementation.analyze_adjoint(grad_input, geometry).to(weight.dtype)
-        grad_input = grad_input.contiguous(memory_format=memory_format(grad))
+        form = torch.contiguous_format if from_spectrum else memory_format(grad)
+        grad_input = grad_input.to(weight.dtype).contiguous(memory_format=form)
     if grad_weight is None:
         return grad_input, weight.new_empty(0)
+    if grad_weight.dtype == weight.dtype and grad_weight.stride() == weight.stride():
+        return grad_input, grad_weight
     return grad_input, torch.empty_like(weight).copy_(grad_weight)
 
 

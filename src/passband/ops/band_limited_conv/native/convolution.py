@@ -60,7 +60,9 @@ def forward(
     form = torch.contiguous_format if from_spectrum else memory_format(input)
     output = _empty((batch, outputs, *geometry.output_size), form)
     kept = _empty((frequencies, batch, inputs)) if keep_spectrum else input.new_empty(0)
-    spectrum = _Spectrum.of(input if from_spectrum else kept) if from_spectrum or len(kept) else None
+    spectrum = (
+        _Spectrum.of(input if from_spectrum else kept) if from_spectrum or len(kept) else None
+    )
     blocks = _Blocks.of(batch, frequencies, outputs, inputs, tables)
     sizes = (
         blocks.packed(outputs, inputs),
@@ -103,7 +105,7 @@ def backward(
             else _empty(shape, memory_format(grad))
         )
     if needs_weight:
-        grad_weight = torch.empty_like(weight)
+        grad_weight = torch.empty_like(weight) if batch else torch.zeros_like(weight)
     grad_spectrum = _Spectrum.of(grad_input) if grad_input is not None and from_spectrum else None
     spectrum = None if kept_is_map else _Spectrum.of(kept)
     blocks = _Blocks.of(batch, frequencies, outputs, inputs, tables)
@@ -294,9 +296,7 @@ def _maps(maps: Tensor, start: int) -> Maps:
     return Maps(pointer, maps.shape[1], batch, channel, *row, *spatial)
 
 
-def _empty(
-    shape: tuple[int, ...], form: torch.memory_format = torch.contiguous_format
-) -> Tensor:
+def _empty(shape: tuple[int, ...], form: torch.memory_format = torch.contiguous_format) -> Tensor:
     """Float32 memory, in large pages where it is large."""
     tensor = torch.empty(shape, dtype=torch.float32, memory_format=form)
     if tensor.nbytes >= _LARGE_BYTES:
