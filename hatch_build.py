@@ -53,8 +53,8 @@ class KernelBuildHook(BuildHookInterface):
     def _compile(self, compiler: str, folder: Path, name: str, flags: list[str]) -> bool:
         target = folder / f"kernels_{name}.so"
         command = [
-            *compiler.split(), "-std=gnu11", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-Wno-psabi",
-            *flags, str(folder / "kernels.c"), "-o", str(target), "-ldl", "-lpthread",
+            *compiler.split(), "-std=gnu11", "-O3", "-fno-math-errno", "-fPIC", "-shared",
+            "-Wno-psabi", *flags, str(folder / "kernels.c"), "-o", str(target), "-ldl", "-lpthread",
         ]  # fmt: skip
         if sys.platform == "darwin":
             command.remove("-ldl")

@@ -1,7 +1,7 @@
 """The compiled kernels: which of them this machine runs, and their arguments."""
 
 import ctypes
-from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
