@@ -80,7 +80,7 @@ def test_error_is_that_of_torch(algorithm: str, compression: float, dtype: torch
         error_native = relative_error(found_native[name], exact_native[name])
         assert error <= LARGER[algorithm] * error_native, name
         if algorithm == "lowpass":
-            # more than one rounding: the product, too, is in the smaller type, or nothing were gained
+            # more than one rounding: the product is in the smaller type, or nothing were gained
             assert name == "bias" or error >= 0.5 * ROUNDING[dtype], name
 
 

@@ -62,7 +62,7 @@ def test_runs_without_this_package(algorithm: str, under_autocast: bool, tmp_pat
     assert under_autocast or not any("autocast" in name for name in operations)
     torch.export.save(program, tmp_path / "net.pt2")
     torch.save({"x": maps(5), "y": model(maps(5)).detach()}, tmp_path / "expected.pt")
-    # the program multiplies in bfloat16, the kernels in float32: apart by the roundings of four layers
+    # the program multiplies in bfloat16, the kernels in float32: four layers' roundings apart
     tolerance = 2**-6 if under_autocast else 1e-6
     code = (
         "import sys, torch; expected = torch.load('expected.pt')\n"

@@ -80,7 +80,7 @@ def is_evaluated_eagerly(*tensors: torch.Tensor | None) -> bool:
         torch.compiler.is_compiling()
         or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
         or torch._C._len_torch_dispatch_stack()
-        or torch.jit.is_tracing()
+        or torch._C._get_tracing_state() is not None
         or is_transformed()
     )
 

@@ -19,7 +19,7 @@ class AxisTables:
     def __init__(self, rows: "_Table", columns: "_Table") -> None:
         self._tables = rows, columns
         self.pointers = ctypes.pointer(rows.axis), ctypes.pointer(columns.axis)
-        self.rows_by_slots = (rows.axis.cosines + rows.axis.sines) * (
+        self.rows_by_slots: int = (rows.axis.cosines + rows.axis.sines) * (
             columns.axis.slots + columns.axis.odd_slots
         )
 
