@@ -118,8 +118,9 @@ def call_geometry(layer: BandLimitedConv, input: Tensor) -> tuple[ConvGeometry, 
         chosen = band_from_energy(maps, geometry.grid, layer.energy, layer.energy_mode)
         geometry = replace(geometry, kept=chosen.band.kept)
         if chosen.mask is not None and layer.algorithm != "fft":
-            # of those that may run, only these keep part of a shell
-            return geometry, "triton" if layer.algorithm == "triton" else "matmul"
+            algorithm = _algorithm(layer, geometry, shape)
+            # only these keep part of a shell
+            return geometry, algorithm if algorithm == "triton" else "matmul"
     return geometry, _algorithm(layer, geometry, shape)
 
 

@@ -7,7 +7,6 @@ differs is that every step reads and writes each number once. Maps of three axes
 
 import importlib
 import math
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -57,7 +56,9 @@ def suits(geometry: ConvGeometry, in_channels: int, out_channels: int) -> bool:
         True
     """
     fewest = min(in_channels, out_channels) // geometry.groups
-    return geometry.axes < 3 and fewest >= _LEAST_CHANNELS and math.prod(geometry.kernel) <= _MOST_TAPS
+    return (
+        geometry.axes < 3 and fewest >= _LEAST_CHANNELS and math.prod(geometry.kernel) <= _MOST_TAPS
+    )
 
 
 def analyze(maps: Tensor, geometry: ConvGeometry) -> Tensor:
@@ -117,7 +118,7 @@ def backward(
     return grad_spectrum, grad_weight
 
 
-def _kernels(name: str) -> ModuleType:
+def _kernels(name: str) -> Any:
     """A module of kernels, which imports Triton."""
     return importlib.import_module(f"{__name__}.{name}")
 
@@ -125,12 +126,14 @@ def _kernels(name: str) -> ModuleType:
 def _to_spectrum(maps: Tensor, geometry: ConvGeometry, output: bool) -> Tensor:
     """Spectrum of maps of the input's points, or of the output's."""
     transforms = _kernels("transforms")
-    if _is_dense(geometry, output):
+    if is_dense(_points(geometry, output)):
         matrix = _dense_basis(geometry, output, transform_dtype(maps.dtype), maps.device)
         shape = (matrix.shape[1], *maps.shape[:2])
         spectrum = maps.new_empty(shape, dtype=stored_spectrum_dtype(maps.dtype))
-        return transforms.apply_matrix(spectrum, _positions_first(maps), matrix.T, None)
-    return transforms.analyze(maps, _bases(maps, geometry, output))
+        transforms.apply_matrix(spectrum, _positions_first(maps), matrix.T, None)
+    else:
+        spectrum = transforms.analyze(maps, _bases(maps, geometry, output))
+    return spectrum
 
 
 def _to_maps(
@@ -144,23 +147,27 @@ def _to_maps(
     """Maps of the input's points, or of the output's."""
     transforms = _kernels("transforms")
     spectrum = spectrum.contiguous()
-    size = geometry.output_size if output else geometry.size
     maps = torch.empty(
-        (*spectrum.shape[1:], *size),
+        (*spectrum.shape[1:], *_points(geometry, output)),
         dtype=dtype,
         device=spectrum.device,
         memory_format=memory_format,
     )
-    if _is_dense(geometry, output):
+    if is_dense(_points(geometry, output)):
         matrix = _dense_basis(geometry, output, transform_dtype(maps.dtype), maps.device)
         transforms.apply_matrix(_positions_first(maps), spectrum, matrix, bias)
-        return maps
-    return transforms.synthesize(spectrum, _bases(maps, geometry, output), bias, maps)
+    else:
+        transforms.synthesize(maps, spectrum, _bases(maps, geometry, output), bias)
+    return maps
 
 
-def _is_dense(geometry: ConvGeometry, output: bool) -> bool:
-    size = geometry.output_size if output else geometry.size
-    return geometry.axes == 1 or size[0] * size[1] <= _DENSE_POINTS
+def is_dense(size: tuple[int, ...]) -> bool:
+    """Whether maps of `size` points are transformed by one matrix: one axis, or two short ones."""
+    return len(size) == 1 or math.prod(size) <= _DENSE_POINTS
+
+
+def _points(geometry: ConvGeometry, output: bool) -> tuple[int, ...]:
+    return geometry.output_size if output else geometry.size
 
 
 def _positions_first(maps: Tensor) -> Tensor:

@@ -34,7 +34,9 @@ def tuned(key: list[str], *candidates: triton.Config) -> Callable[[Any], Any]:
     if INTERPRETED:
         candidates = candidates[-1:]
     decorator: Callable[[Any], Any] = triton.autotune(
-        list(candidates), key=[*key, "PRECISION"], prune_configs_by={"early_config_prune": _worth_timing}
+        list(candidates),
+        key=[*key, "PRECISION"],
+        prune_configs_by={"early_config_prune": _worth_timing},
     )
     return decorator
 
