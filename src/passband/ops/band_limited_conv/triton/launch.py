@@ -13,10 +13,13 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
 def launch(kernel: Any, grid: Any, result: Tensor, *arguments: Any, **constants: Any) -> None:
-    """Run a kernel that writes `result`, its first argument, on that tensor's device."""
+    """Run a kernel that writes `result`, its first argument, on that tensor's device.
+
+    Multiplications and additions are fused, which Triton is about to stop doing by default.
+    """
     if result.numel():
-        with torch.cuda.device_of(result):
-            kernel[grid](result, *arguments, **constants)
+        with torch.cuda.device_of(result):  # type: ignore[no-untyped-call]
+            kernel[grid](result, *arguments, **constants, enable_fp_fusion=True)
 
 
 def blocks(warps: int, stages: int, **sizes: int) -> triton.Config:

@@ -21,9 +21,9 @@ from passband.ops.band_limited_conv.triton.product_kernels import (
 )
 from passband.spectrum.dft import mirrored_phases
 
+# The filters' gradient is split over frequencies until there are as many programs: a few for each
+# multiprocessor of a large GPU.
 _PROGRAMS = 512
-"""Programs that the filters' gradient is split into at least, over frequencies: a few for each
-multiprocessor of a large GPU."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def filter_gradient(
     inputs, outputs = weight.shape[1], weight.shape[0] // groups
     tap_count, batch = weight[0, 0].numel(), spectrum.shape[1]
     phases = _phases(geometry, dtype, spectrum)
-    tiles = groups * triton.cdiv(inputs, 32) * triton.cdiv(outputs, 32)
-    parts = min(frequencies.count, triton.cdiv(_PROGRAMS, tiles))
+    tiles = triton.cdiv(inputs, 16) * triton.cdiv(outputs, 32) * triton.cdiv(tap_count, 16)
+    parts = min(frequencies.count, triton.cdiv(_PROGRAMS, tiles * groups))
     partial = phases.new_empty(parts, tap_count, inputs, groups * outputs)
 
     def grid(meta: dict[str, Any]) -> tuple[int]:
