@@ -267,11 +267,6 @@ MESSAGES = {
         ValueError,
         "algorithm is 'fourier', allowed are 'auto', 'fft', 'lowpass', 'matmul', 'triton'",
     ),
-    "algorithm without a kernel": (
-        {"algorithm": "triton"},
-        ValueError,
-        "algorithm 'triton' cannot run here: its kernels are not part of this version",
-    ),
     "energy mode": (
         {"energy": 0.5, "energy_mode": "exact"},
         ValueError,

@@ -81,7 +81,7 @@ class BandLimit(Config):
             from each batch.
         band: Half-spectrum coefficients kept per axis.
         fft_size: Transform length per axis; None is the padded map itself.
-        algorithm: "auto", "fft", "lowpass", "matmul" or "triton".
+        algorithm: "auto", "fft", "lowpass", "matmul" or "triton" (on CUDA devices).
         energy_mode: "coarse" adds whole shells of frequencies until the energy is reached, "fine"
             adds the last shell's coefficients one at a time.
 

@@ -102,8 +102,8 @@ def band_limited_conv2d(
         band: Half-spectrum coefficients kept per axis, 1 <= k <= N // 2 + 1.
         fft_size: Grid N per axis, at least the padded map, which is the default. The authors' code
             takes the next power of two of H + 2 padding + max(H_out, kh) - 1.
-        algorithm: "auto", "fft" (the reference), "lowpass", "matmul" or "triton". All compute the
-            same function, to rounding.
+        algorithm: "auto", "fft" (the reference), "lowpass", "matmul" or "triton" (on CUDA devices).
+            All compute the same function, to rounding.
         energy_mode: "coarse" adds whole shells of frequencies until the energy is reached, "fine"
             adds the last shell's coefficients one at a time; the latter is computed by "matmul"
             where "lowpass" is asked for, since its spectrum is no block.
@@ -183,6 +183,7 @@ def _band_limited_conv(
     check_band_arguments(compression, energy, band, energy_mode)
     check_algorithm(algorithm)
     check_tensors(axes, input, weight, bias, groups)
+    check_algorithm(algorithm, input.device)
     if input.dim() == axes + 1:
         batched = _band_limited_conv(
             axes, input.unsqueeze(0), weight, bias, stride, padding, dilation, groups,
@@ -239,7 +240,7 @@ def convolve(
         mask: Boolean half-spectrum, the part of the band to keep; None keeps the whole band.
     """
     algorithm = select_algorithm(
-        algorithm, geometry, input.shape[0], input.shape[1], weight.shape[0]
+        algorithm, geometry, input.shape[0], input.shape[1], weight.shape[0], input.device
     )
     if algorithm == "fft":
         return _convolve_by_fft(input, weight, bias, geometry, mask)
@@ -257,7 +258,8 @@ def convolve(
     else:
         with torch.autocast(input.device.type, enabled=False):
             spectrum = masked_spectrum(input, geometry, mask)
-        output, _ = operator(spectrum, weight, bias, *shapes, "matmul", None, True)
+        by_frequency = "triton" if algorithm == "triton" else "matmul"
+        output, _ = operator(spectrum, weight, bias, *shapes, by_frequency, None, True)
     return output
 
 

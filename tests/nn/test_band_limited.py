@@ -254,7 +254,6 @@ MESSAGES = {
     "type of fft_size": ({"fft_size": 2.5}, TypeError, "fft_size must be a whole number or a tup"),
     "axes of fft_size": ({"fft_size": (8,) * 3}, ValueError, "fft_size is (8, 8, 8), allowed is"),
     "algorithm": ({"algorithm": "fast"}, ValueError, "algorithm is 'fast', allowed are 'auto', "),
-    "triton": ({"algorithm": "triton"}, ValueError, "algorithm 'triton' cannot run here: "),
     "energy mode": ({"energy_mode": "x"}, ValueError, "energy_mode is 'x', allowed are 'coarse'"),
 }
 

@@ -39,7 +39,7 @@ class LayerReport:
     reason: str
     """Why it was left, in a sentence; empty for a converted layer."""
     algorithm: str | None = None
-    """What runs for example_input: "lowpass", "matmul" or "fft"; None without."""
+    """What runs for example_input: "lowpass", "matmul", "triton" or "fft"; None without."""
     realised_compression: float | None = None
     """Fraction of the spectrum discarded for example_input; None without."""
     macs_before: int | None = None

@@ -84,7 +84,7 @@ def band_limited_macs(
         layer: The layer.
         geometry: Its shapes and band for this input.
         input_shape: (B, C, n1, ..), or (C, n1, ..) for one map.
-        algorithm: "fft", "lowpass" or "matmul".
+        algorithm: "fft", "lowpass", "matmul" or "triton".
         filters: Whether the transform of the filters is counted.
 
     Examples:
@@ -118,7 +118,9 @@ def call_geometry(layer: BandLimitedConv, input: Tensor) -> tuple[ConvGeometry, 
         chosen = band_from_energy(maps, geometry.grid, layer.energy, layer.energy_mode)
         geometry = replace(geometry, kept=chosen.band.kept)
         if chosen.mask is not None and layer.algorithm != "fft":
-            return geometry, "matmul"  # the only one that keeps part of a shell
+            algorithm = _algorithm(layer, geometry, shape)
+            # only these keep part of a shell
+            return geometry, algorithm if algorithm == "triton" else "matmul"
     return geometry, _algorithm(layer, geometry, shape)
 
 
@@ -131,8 +133,9 @@ def explicitly_padded(layer: BandLimitedConv, input: Tensor) -> Tensor:
 
 def _algorithm(layer: BandLimitedConv, geometry: ConvGeometry, shape: tuple[int, ...]) -> str:
     return select_algorithm(
-        layer.algorithm, geometry, _batch(layer, shape), layer.in_channels, layer.out_channels
-    )
+        layer.algorithm, geometry, _batch(layer, shape), layer.in_channels, layer.out_channels,
+        layer.weight.device,
+    )  # fmt: skip
 
 
 def _size(layer: nn.modules.conv._ConvNd, input_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -265,7 +265,7 @@ class BandLimitedConv2d(_BandLimitedConv, nn.Conv2d):
         energy: Fraction of the batch's spectral energy to keep, 0 < e <= 1.
         band: Half-spectrum coefficients kept per axis.
         fft_size: Grid per axis, at least the padded map, which is the default.
-        algorithm: "auto", "fft", "lowpass", "matmul" or "triton".
+        algorithm: "auto", "fft", "lowpass", "matmul" or "triton" (on CUDA devices).
         energy_mode: "coarse" or "fine".
 
     Raises:

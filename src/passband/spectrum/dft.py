@@ -279,3 +279,36 @@ def filter_transform(
     for axis, size in enumerate(band.sizes):
         shift = shift + _angles(size, taps[axis] * dilation[axis], bins[:, axis])
     return torch.tensor(np.stack([np.cos(shift), -np.sin(shift)]), dtype=dtype, device=device)
+
+
+@cached_constant
+def mirrored_phases(
+    band: Band,
+    kernel: tuple[int, ...],
+    dilation: tuple[int, ...],
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Phases of a filter's taps at the cosine frequencies (u, v) of a band of one or two axes.
+
+    They are 2 pi (u d_h j / N_h + v d_w i / N_w) at (u, v), and with -u for u at the mirrored
+    frequency (-u, v), which of one axis there is none. Together they cover the band; those with a
+    frequency that is its own negative come twice.
+
+    Returns:
+        Tensor (frequencies, taps, 2 ** axes): cosine and sine, then those of the mirrored
+        frequency. Cached: do not change it.
+
+    Examples:
+        >>> mirrored_phases(Band((6, 5), (3, 2)), (3, 3), (1, 1)).shape
+        torch.Size([6, 9, 4])
+    """
+    frequencies = np.indices(band.cosines).reshape(len(kernel), -1)
+    taps = np.indices(kernel).reshape(len(kernel), -1)
+    along = [
+        _angles(size, taps[axis] * dilation[axis], frequencies[axis])
+        for axis, size in enumerate(band.sizes)
+    ]
+    phases = [sum(along)] if len(along) == 1 else [along[1] + along[0], along[1] - along[0]]
+    parts = [part for phase in phases for part in (np.cos(phase), np.sin(phase))]
+    return torch.tensor(np.stack(parts, -1), dtype=dtype, device=device)

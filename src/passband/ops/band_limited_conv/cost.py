@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.ops.band_limited_conv.lowpass import spectrum_shape
+from passband.ops.band_limited_conv.triton import is_dense
 from passband.spectrum.dft import transform_multiplications
 
 
@@ -51,8 +52,10 @@ def multiplications(
 
     lowpass: two separable transforms per input channel, then the plain convolution. matmul: one
     transform per input and one per output channel, then three products per complex bin and pair of
-    channels. fft is counted as four products per coefficient kept, its transforms as
-    5/2 N log2 N per map of N points, the usual count of a real FFT.
+    channels. triton: transforms as in matmul, or on small maps by one dense matrix; four products
+    per complex bin, one of each conjugate pair and a few twice; the filters' spectrum summed from
+    the taps, once for each block of images. fft is counted as four products per coefficient kept,
+    its transforms as 5/2 N log2 N per map of N points, the usual count of a real FFT.
 
     Examples:
         >>> from passband.ops.band_limited_conv.geometry import conv_geometry
@@ -84,6 +87,18 @@ def multiplications(
     others = range(len(old))
     analysis = math.prod(old) * n * m + m * transform_multiplications(old, kept, others)
     synthesis = m * transform_multiplications(kept, new, others) + math.prod(new) * m * n_out
+    if algorithm == "triton" and geometry.axes < 3:
+        frequencies = math.prod(band.real_sizes)
+        if is_dense(geometry.size):
+            analysis = math.prod(geometry.size) * frequencies
+        if is_dense(geometry.output_size):
+            synthesis = math.prod(geometry.output_size) * frequencies
+        bins = math.prod(band.cosines) * geometry.axes
+        return Multiplications(
+            batch * (in_channels * analysis + out_channels * synthesis),
+            batch * pairs * 4 * bins,
+            pairs * 2 * bins * math.prod(geometry.kernel),
+        )
     bins = band.pair_count
     return Multiplications(
         batch * (in_channels * analysis + out_channels * synthesis),

@@ -30,6 +30,14 @@ def transform_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
+def stored_spectrum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Type in which the Triton kernels hand spectra of maps of a type to each other.
+
+    float16 has not the range: a coefficient is up to sqrt(points) times as large as the map.
+    """
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def is_under_autocast(device: torch.device) -> bool:
     """Whether autocast is on for a device, of a kind that knows autocast."""
     kind = device.type

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from passband.ops.band_limited_conv import lowpass, matmul
+from passband.ops.band_limited_conv import lowpass, matmul, triton
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.ops.band_limited_conv.layout import is_under_autocast, memory_format, product_dtype
 from passband.ops.band_limited_conv.native import convolution as native
 from passband.ops.tracing import run_uncompiled
 
-IMPLEMENTATIONS: dict[str, ModuleType] = {"lowpass": lowpass, "matmul": matmul}
+IMPLEMENTATIONS: dict[str, ModuleType] = {"lowpass": lowpass, "matmul": matmul, "triton": triton}
 
 _GEOMETRY = (
     "SymInt[] size, SymInt[] padding, SymInt[] stride, SymInt[] dilation, SymInt groups, "
@@ -89,8 +89,11 @@ def _forward_by_torch(
     geometry, implementation = _geometry(weight, tuple(shapes)), IMPLEMENTATIONS[algorithm]
     dtype = dtype or weight.dtype
     spectrum = input if from_spectrum else implementation.analyze(input, geometry)
-    output = implementation.forward(spectrum, weight, bias, geometry, dtype)
-    output = output.contiguous(memory_format=_output_format(input, from_spectrum))
+    order = _output_format(input, from_spectrum)
+    output = implementation.forward(
+        spectrum, weight, bias, geometry, dtype, **_written_in(order, algorithm)
+    )
+    output = output.contiguous(memory_format=order)
     if from_spectrum or geometry.keeps_map:
         return output, spectrum.new_empty(0)
     return output, spectrum.to(dtype).contiguous()
@@ -122,6 +125,7 @@ def _backward(
     *shapes, algorithm, dtype, from_spectrum, needs_input, needs_weight = arguments
     geometry = _geometry(weight, tuple(shapes))
     dtype = dtype or weight.dtype
+    order = torch.contiguous_format if from_spectrum else memory_format(grad)
     analyzes = geometry.keeps_map and not from_spectrum
     if algorithm == "matmul" and native.applies(geometry, dtype, grad, kept_input, weight):
         grad_input, grad_weight = native.backward(
@@ -134,12 +138,13 @@ def _backward(
             grad, spectrum, weight, geometry, dtype, needs_input, needs_weight
         )
         if grad_input is not None and not from_spectrum:
-            grad_input = implementation.analyze_adjoint(grad_input, geometry)
+            grad_input = implementation.analyze_adjoint(
+                grad_input, geometry, **_written_in(order, algorithm)
+            )
     if grad_input is None:
         grad_input = weight.new_empty(0)
     else:
-        form = torch.contiguous_format if from_spectrum else memory_format(grad)
-        grad_input = grad_input.to(weight.dtype).contiguous(memory_format=form)
+        grad_input = grad_input.to(weight.dtype).contiguous(memory_format=order)
     if grad_weight is None:
         return grad_input, weight.new_empty(0)
     if grad_weight.dtype == weight.dtype and grad_weight.stride() == weight.stride():
@@ -167,8 +172,13 @@ def _backward_shapes(
 
 
 def _batch(input: Tensor, algorithm: str, from_spectrum: bool) -> int:
-    frequency_major = from_spectrum and algorithm == "matmul"
+    frequency_major = from_spectrum and algorithm in ("matmul", "triton")
     return input.shape[1 if frequency_major else 0]
+
+
+def _written_in(order: torch.memory_format, algorithm: str) -> dict[str, torch.memory_format]:
+    """The order that maps are to have, for an implementation that writes them in any."""
+    return {"memory_format": order} if algorithm == "triton" else {}
 
 
 def _output_format(input: Tensor, from_spectrum: bool) -> torch.memory_format:
@@ -301,7 +311,8 @@ def band_limited_conv_plainly(
     input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
     """The operator as a function made of torch's own, for transforms that know no others."""
-    *geometry, dtype, from_spectrum = arguments
+    *geometry, algorithm, dtype, from_spectrum = arguments
+    geometry.append(_of_torchs_operators(algorithm))
     tensors = (input, weight, bias)
     dtype = product_dtype(weight) if dtype is None else dtype
     if not is_under_autocast(weight.device):  # or an exported program would switch it off as well
@@ -315,8 +326,15 @@ def _decompose(input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: A
 
     Where shapes are symbolic torch asks the same table for shapes alone; nothing is recorded then.
     """
+    *geometry, algorithm, dtype, from_spectrum = arguments
     decomposed = _forward_by_torch if get_proxy_mode() is not None else _forward_shapes
-    return decomposed(input, weight, bias, *arguments)
+    algorithm = _of_torchs_operators(algorithm)
+    return decomposed(input, weight, bias, *geometry, algorithm, dtype, from_spectrum)
+
+
+def _of_torchs_operators(algorithm: str) -> str:
+    """The algorithm itself, or where kernels are its own, the one of the same spectrum."""
+    return "matmul" if algorithm == "triton" else algorithm
 
 
 torch._decomp.register_decomposition(torch.ops.passband.band_limited_conv.default)(_decompose)

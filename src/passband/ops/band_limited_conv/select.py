@@ -8,6 +8,7 @@ import torch
 
 from passband.ops.band_limited_conv.cost import multiplications
 from passband.ops.band_limited_conv.geometry import ConvGeometry
+from passband.ops.band_limited_conv.triton import obstacle, suits
 from passband.ops.tracing import run_as_constant
 
 ALGORITHMS = ("auto", "fft", "lowpass", "matmul", "triton")
@@ -19,8 +20,12 @@ _MATMUL_COST = 5.0
 _TRACED_BATCH = 32
 
 
-def check_algorithm(algorithm: str) -> None:
-    """Check a name, and that the algorithm can run here.
+def check_algorithm(algorithm: str, device: torch.device | None = None) -> None:
+    """Check a name, and that the algorithm can run here, or on a device.
+
+    Args:
+        algorithm: A name.
+        device: That of the tensors; None where there are none yet, as when a layer is made.
 
     Raises:
         ValueError: The name is unknown, or the algorithm cannot run, with the reason.
@@ -30,16 +35,25 @@ def check_algorithm(algorithm: str) -> None:
             f"algorithm is {algorithm!r}, allowed are {', '.join(map(repr, ALGORITHMS))}"
         )
     if algorithm == "triton":
-        raise ValueError(
-            "algorithm 'triton' cannot run here: its kernels are not part of this version; "
-            "use 'auto', 'lowpass' or 'matmul'"
-        )
+        reason = obstacle(None if device is None else device.type)
+        if reason is not None:
+            raise ValueError(
+                f"algorithm 'triton' cannot run here: {reason}; use 'auto', 'lowpass' or 'matmul'"
+            )
 
 
 def select_algorithm(
-    algorithm: str, geometry: ConvGeometry, batch: int, in_channels: int, out_channels: int
+    algorithm: str,
+    geometry: ConvGeometry,
+    batch: int,
+    in_channels: int,
+    out_channels: int,
+    device: torch.device | None = None,
 ) -> str:
     """The algorithm that runs, from shapes alone; compiled or exported, from those but the batch.
+
+    On a CUDA device "triton" takes the place of "matmul" for the shapes that its kernels are made
+    for. That rule is not measured.
 
     Examples:
         >>> from passband.ops.band_limited_conv.geometry import conv_geometry
@@ -58,7 +72,11 @@ def select_algorithm(
     # traced once and run at any batch, so it must not depend on it then
     batch = _TRACED_BATCH if torch.compiler.is_compiling() else batch
     channels = (operator.index(in_channels), operator.index(out_channels))
-    return _cached_choice(fields, batch, *channels)
+    choice: str = _cached_choice(fields, batch, *channels)
+    on_gpu = device is not None and device.type == "cuda"
+    if choice == "matmul" and on_gpu and suits(geometry, *channels) and obstacle("cuda") is None:
+        return "triton"
+    return choice
 
 
 @lru_cache(maxsize=4096)

@@ -330,7 +330,7 @@ def _workspace(*sizes: int) -> Iterator[list[Tensor]]:
     if memory is None or memory.numel() < sum(sizes):
         memory = _empty((sum(sizes),))
     try:
-        yield list(torch.split(memory[: sum(sizes)], sizes))
+        yield list(torch.split(memory[: sum(sizes)], list(sizes)))
     finally:
         if 4 * memory.numel() <= _KEPT_BYTES:
             _kept.memory = memory
