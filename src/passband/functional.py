@@ -239,9 +239,11 @@ def convolve(
         algorithm: One that `select_algorithm` accepts.
         mask: Boolean half-spectrum, the part of the band to keep; None keeps the whole band.
     """
+    training = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
     algorithm = select_algorithm(
-        algorithm, geometry, input.shape[0], input.shape[1], weight.shape[0], input.device
-    )
+        algorithm, geometry, input.shape[0], input.shape[1], weight.shape[0], input.device,
+        product_dtype(weight), training,
+    ).algorithm  # fmt: skip
     if algorithm == "fft":
         return _convolve_by_fft(input, weight, bias, geometry, mask)
     if algorithm == "lowpass" and mask is None and _is_full_band(geometry.grid, geometry.kept):

@@ -104,7 +104,7 @@ def measure_layer(case: LayerCase, peaks: Peaks, rounds: Rounds | None = None) -
             passes["compiled"] = compiled
     times = time_passes(passes, rounds or Rounds())
     auto = ours["auto"]
-    algorithm = call_geometry(auto, maps)[1]
+    algorithm = call_geometry(auto, maps, training)[1].algorithm
     saved: Row = {"native_saved_bytes": "", "saved_bytes": ""}
     if training:
         maps.requires_grad_()

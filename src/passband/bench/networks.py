@@ -153,7 +153,8 @@ def _model_work(model: nn.Module, example: Tensor, training: bool) -> tuple[Work
         layer = layers[name].train(training)
         for maps in use.inputs:
             if isinstance(layer, BandLimitedConv):
-                geometry, algorithm = call_geometry(layer, maps)
+                geometry, choice = call_geometry(layer, maps, training)
+                algorithm = choice.algorithm
                 algorithms[algorithm] += 1
                 shape = (maps.shape[0], layer.in_channels, layer.out_channels)
                 total += band_limited_work(algorithm, geometry, *shape, training)

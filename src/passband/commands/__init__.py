@@ -3,7 +3,7 @@
 Whatever needs torch is imported within the command that needs it, so that help comes at once.
 """
 
-from passband.commands import training, tools, bench  # noqa: I001  # in the order of the help
+from passband.commands import training, tools, bench, tune  # noqa: I001  # in the order of the help
 from passband.commands.app import Abort, UsageError, run_app
 
-__all__ = ["Abort", "UsageError", "bench", "run_app", "tools", "training"]
+__all__ = ["Abort", "UsageError", "bench", "run_app", "tools", "training", "tune"]

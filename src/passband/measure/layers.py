@@ -40,6 +40,8 @@ class LayerUse:
     """Fraction of the spectrum that its band discards; None without a band."""
     algorithm: str | None = None
     """Algorithm of a band-limited layer."""
+    reason: str | None = None
+    """Why it is this one."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 module.training = training
 
 
-def observe(model: nn.Module, example_input: ExampleInput) -> ModelUse:
+def observe(model: nn.Module, example_input: ExampleInput, training: bool = True) -> ModelUse:
     """Run a model once, in evaluation mode and undisturbed, and watch its layers.
 
     Nothing is kept for a backward pass: what would be is counted; see `SavedBytes`.
@@ -100,6 +102,8 @@ def observe(model: nn.Module, example_input: ExampleInput) -> ModelUse:
     Args:
         model: The model.
         example_input: What it is called with.
+        training: Whether band-limited layers are to say what they run where a backward pass
+            follows.
 
     Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3))
@@ -110,7 +114,7 @@ def observe(model: nn.Module, example_input: ExampleInput) -> ModelUse:
     uses: dict[str, LayerUse] = {}
     with ExitStack() as stack:
         for name, layer in named_layers(model):
-            hook = _Watch(name, uses)
+            hook = _Watch(name, uses, training)
             handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
         stack.enter_context(undisturbed(model))
@@ -128,6 +132,7 @@ class _Watch:
 
     name: str
     uses: dict[str, LayerUse]
+    training: bool
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = args[0] if args else kwargs["input"]
@@ -140,7 +145,8 @@ class _Watch:
             use.native_macs += macs
             return
         with torch.no_grad():
-            geometry, use.algorithm = call_geometry(layer, given)
+            geometry, choice = call_geometry(layer, given, self.training)
+        use.algorithm, use.reason = choice.algorithm, choice.reason
         use.macs += band_limited_macs(layer, geometry, shape, use.algorithm, filters=False)
         use.native_macs += layer_macs(layer.to_conv(), shape)
         use.realised_compression = geometry.band.realised_compression

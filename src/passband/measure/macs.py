@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from passband.nn.band_limited import BandLimitedConv1d, BandLimitedConv2d, BandLimitedConv3d
 from passband.ops.band_limited_conv.cost import multiplications, native_multiplications
 from passband.ops.band_limited_conv.geometry import ConvGeometry, conv_geometry
-from passband.ops.band_limited_conv.select import select_algorithm
+from passband.ops.band_limited_conv.layout import product_dtype
+from passband.ops.band_limited_conv.select import Choice, select_algorithm
 from passband.spectrum.energy import band_from_energy
 
 BandLimitedConv: TypeAlias = BandLimitedConv1d | BandLimitedConv2d | BandLimitedConv3d
@@ -56,7 +57,7 @@ def layer_macs(layer: nn.Module, input_shape: tuple[int, ...], filters: bool = T
         return _batch(layer, input_shape) * weights * math.prod(_size(layer, input_shape))
     if isinstance(layer, BandLimitedConv):
         geometry = layer.geometry(_size(layer, input_shape))
-        algorithm = _algorithm(layer, geometry, input_shape)
+        algorithm = _choice(layer, geometry, input_shape, training=True).algorithm
         return band_limited_macs(layer, geometry, input_shape, algorithm, filters)
     if isinstance(layer, CONVOLUTIONS):
         geometry = _convolution_geometry(layer, input_shape)
@@ -99,16 +100,23 @@ def band_limited_macs(
     return count.total if filters else count.total - count.filters
 
 
-def call_geometry(layer: BandLimitedConv, input: Tensor) -> tuple[ConvGeometry, str]:
+def call_geometry(
+    layer: BandLimitedConv, input: Tensor, training: bool = True
+) -> tuple[ConvGeometry, Choice]:
     """The shapes, the band and the algorithm of a band-limited layer's call on this input.
 
     With `energy` the band is the one that these values ask for.
 
+    Args:
+        layer: The layer.
+        input: What it is called with.
+        training: Whether a backward pass follows.
+
     Examples:
         >>> import torch
-        >>> layer = BandLimitedConv1d(4, 4, 5, energy=0.9)
-        >>> geometry, algorithm = call_geometry(layer, torch.ones(2, 4, 40))
-        >>> geometry.kept, algorithm
+        >>> layer = BandLimitedConv1d(4, 4, 5, energy=0.9, algorithm="matmul")
+        >>> geometry, choice = call_geometry(layer, torch.ones(2, 4, 40))
+        >>> geometry.kept, choice.algorithm
         ((1,), 'matmul')
     """
     shape = tuple(input.shape)
@@ -118,10 +126,11 @@ def call_geometry(layer: BandLimitedConv, input: Tensor) -> tuple[ConvGeometry, 
         chosen = band_from_energy(maps, geometry.grid, layer.energy, layer.energy_mode)
         geometry = replace(geometry, kept=chosen.band.kept)
         if chosen.mask is not None and layer.algorithm != "fft":
-            algorithm = _algorithm(layer, geometry, shape)
-            # only these keep part of a shell
-            return geometry, algorithm if algorithm == "triton" else "matmul"
-    return geometry, _algorithm(layer, geometry, shape)
+            choice = _choice(layer, geometry, shape, training)
+            if choice.algorithm not in ("triton", "matmul"):
+                choice = Choice("matmul", "part of a shell is kept, which no other can do")
+            return geometry, choice
+    return geometry, _choice(layer, geometry, shape, training)
 
 
 def explicitly_padded(layer: BandLimitedConv, input: Tensor) -> Tensor:
@@ -131,10 +140,12 @@ def explicitly_padded(layer: BandLimitedConv, input: Tensor) -> Tensor:
     return F.pad(input, layer._reversed_padding_repeated_twice, layer.padding_mode)
 
 
-def _algorithm(layer: BandLimitedConv, geometry: ConvGeometry, shape: tuple[int, ...]) -> str:
+def _choice(
+    layer: BandLimitedConv, geometry: ConvGeometry, shape: tuple[int, ...], training: bool
+) -> Choice:
     return select_algorithm(
         layer.algorithm, geometry, _batch(layer, shape), layer.in_channels, layer.out_channels,
-        layer.weight.device,
+        layer.weight.device, product_dtype(layer.weight), training,
     )  # fmt: skip
 
 

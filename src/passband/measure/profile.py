@@ -17,6 +17,7 @@ _COLUMNS = (
     Column("layer", "name"),
     Column("type", heading=None),
     Column("algorithm"),
+    Column("reason", heading=None),
     Column("realised_compression", "fraction", "cut"),
     Column("macs", "count", "MACs"),
     Column("native_macs", "count", "native"),
@@ -46,7 +47,8 @@ def profile(
         repeats: Timed runs of each layer.
 
     Returns:
-        A table with the columns layer, type, algorithm (of a band-limited layer),
+        A table with the columns layer, type, algorithm (of a band-limited layer), reason (why it
+        is this one; in print a note under the table),
         realised_compression (fraction of the spectrum discarded), macs and native_macs (forward
         pass, without the transform of the filters, which evaluation keeps and training does once
         per batch), seconds and native_seconds, saved_bytes and native_saved_bytes (kept for the
@@ -62,7 +64,7 @@ def profile(
     """
     layers = dict(named_layers(model))
     with undisturbed(model):
-        uses = observe(model, example_input).layers
+        uses = observe(model, example_input, training).layers
         rows = [_row(name, layers[name], use, training, repeats) for name, use in uses.items()]
     totals: dict[str, Any] = dict.fromkeys(column.name for column in _COLUMNS)
     totals["layer"] = "total"
@@ -75,7 +77,17 @@ def profile(
         "saved: kept for the backward pass by the layer alone; maps that layers share are counted "
         "by each.",
     )
-    return Table(_COLUMNS, rows, totals, notes if training else (notes[0].partition(" saved")[0],))
+    notes = notes if training else (notes[0].partition(" saved")[0],)
+    return Table(_COLUMNS, rows, totals, (*notes, *_choices(rows)))
+
+
+def _choices(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each band-limited layer whose algorithm was chosen."""
+    return [
+        f"{row['layer']}: {row['algorithm']}, {row['reason']}"
+        for row in rows
+        if row["reason"] not in (None, "asked for")
+    ]
 
 
 def _row(
@@ -96,6 +108,7 @@ def _row(
         "layer": name or "(model)",
         "type": type(layer).__name__,
         "algorithm": use.algorithm,
+        "reason": use.reason,
         "realised_compression": use.realised_compression,
         "macs": use.macs,
         "native_macs": use.native_macs,

@@ -214,9 +214,10 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
             compression=self.compression, band=self.band, fft_size=self.fft_size,
         )  # fmt: skip
         shape = (geometry, input.shape[0], self.in_channels, self.out_channels)
-        if select_algorithm(self.algorithm, *shape) != "matmul":
-            return None
         dtype = product_dtype(self.weight)
+        choice = select_algorithm(self.algorithm, *shape, input.device, dtype, training=False)
+        if choice.algorithm != "matmul":
+            return None
         if native.applies(geometry, dtype, input, self.weight, self.bias):
             return None  # the kernels transform filters faster than memory delivers them
         with torch.autocast(input.device.type, enabled=False):

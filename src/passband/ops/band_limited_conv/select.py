@@ -1,6 +1,7 @@
-"""Which algorithm runs: the one that was asked for, or for "auto" the cheapest by count."""
+"""Which algorithm runs: the one that was asked for, or for "auto" the fastest by a model."""
 
 import operator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -8,13 +9,15 @@ import torch
 
 from passband.ops.band_limited_conv.cost import multiplications
 from passband.ops.band_limited_conv.geometry import ConvGeometry
+from passband.ops.band_limited_conv.native import convolution as native
+from passband.ops.band_limited_conv.speed import Call, seconds
 from passband.ops.band_limited_conv.triton import obstacle, suits
 from passband.ops.tracing import run_as_constant
 
 ALGORITHMS = ("auto", "fft", "lowpass", "matmul", "triton")
 
-# In training, a multiplication of our transforms and batched products costs this many of the
-# vendor's convolution, which keeps its operands in registers (two AVX-512 cores, float32).
+# Elsewhere than on a CPU, a multiplication of our transforms and batched products is taken to cost
+# this many of the vendor's convolution. Not measured.
 _MATMUL_COST = 5.0
 
 _TRACED_BATCH = 32
@@ -42,6 +45,14 @@ def check_algorithm(algorithm: str, device: torch.device | None = None) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Choice:
+    """An algorithm, and why it is the one that runs."""
+
+    algorithm: str
+    reason: str
+
+
 def select_algorithm(
     algorithm: str,
     geometry: ConvGeometry,
@@ -49,22 +60,35 @@ def select_algorithm(
     in_channels: int,
     out_channels: int,
     device: torch.device | None = None,
-) -> str:
+    dtype: torch.dtype = torch.float32,
+    training: bool = True,
+) -> Choice:
     """The algorithm that runs, from shapes alone; compiled or exported, from those but the batch.
 
-    On a CUDA device "triton" takes the place of "matmul" for the shapes that its kernels are made
-    for. That rule is not measured.
+    On a CPU the one that takes less time by `speed.py`. On a CUDA device the one that multiplies
+    less, and "triton" in the place of "matmul" for the shapes that its kernels are made for; that
+    rule is not measured.
+
+    Args:
+        algorithm: A name, or "auto".
+        geometry: Static shapes and the band.
+        batch: Images.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        device: That of the tensors; None is a CPU.
+        dtype: Type of the product over channels.
+        training: Whether a backward pass follows.
 
     Examples:
         >>> from passband.ops.band_limited_conv.geometry import conv_geometry
         >>> narrow = conv_geometry((32, 32), (3, 3), padding=1, compression=0.85)
-        >>> select_algorithm("auto", narrow, 32, 64, 64)
+        >>> select_algorithm("auto", narrow, 32, 64, 64).algorithm
         'matmul'
         >>> select_algorithm("auto", conv_geometry((32, 32), (3, 3), padding=1), 32, 64, 64)
-        'lowpass'
+        Choice(algorithm='lowpass', reason="full band: torch's convolution")
     """
     if algorithm != "auto":
-        return algorithm
+        return Choice(algorithm, "asked for")
     fields = (
         geometry.size, geometry.padding, geometry.kernel, geometry.stride, geometry.dilation,
         geometry.groups, geometry.grid, geometry.kept,
@@ -72,25 +96,54 @@ def select_algorithm(
     # traced once and run at any batch, so it must not depend on it then
     batch = _TRACED_BATCH if torch.compiler.is_compiling() else batch
     channels = (operator.index(in_channels), operator.index(out_channels))
-    choice: str = _cached_choice(fields, batch, *channels)
-    on_gpu = device is not None and device.type == "cuda"
-    if choice == "matmul" and on_gpu and suits(geometry, *channels) and obstacle("cuda") is None:
-        return "triton"
-    return choice
-
-
-@lru_cache(maxsize=4096)
-def _choose(fields: tuple[Any, ...], batch: int, in_channels: int, out_channels: int) -> str:
-    geometry = ConvGeometry(*fields)
-    if geometry.band.is_full:
-        return "lowpass"  # which is then torch's convolution itself
-    shape = (geometry, batch, in_channels, out_channels)
-    vendor = multiplications("lowpass", *shape)
-    own = multiplications("matmul", *shape)
-    lowpass_cost = vendor.product + _MATMUL_COST * vendor.transforms
-    return "matmul" if _MATMUL_COST * own.total < lowpass_cost else "lowpass"
+    kind = "cpu" if device is None else device.type
+    chosen: Choice = _choose_as_constant(fields, batch, *channels, kind, dtype, training)
+    return chosen
 
 
 @run_as_constant
-def _cached_choice(*arguments: Any) -> str:
-    return _choose(*arguments)
+def _choose_as_constant(
+    fields: tuple[Any, ...],
+    batch: int,
+    in_channels: int,
+    out_channels: int,
+    kind: str,
+    dtype: torch.dtype,
+    training: bool,
+) -> Choice:
+    call = Call(ConvGeometry(*fields), batch, in_channels, out_channels, training)
+    if call.geometry.band.is_full:
+        return Choice("lowpass", "full band: torch's convolution")
+    if kind == "cpu":
+        by_kernels = native.suits(call.geometry, dtype)
+        return _fastest(call, by_kernels, torch.are_deterministic_algorithms_enabled())
+    return _fewest_multiplications(call, kind)
+
+
+@lru_cache(maxsize=4096)
+def _fastest(call: Call, by_kernels: bool, deterministic: bool) -> Choice:
+    ways = ("kernels" if by_kernels else "matmul", "lowpass", "torch")
+    own, lowpass, native_time = (seconds(way, call) for way in ways)
+    what = (
+        f"estimated {_milliseconds(own)} by frequency, {_milliseconds(lowpass)} by low-pass; "
+        f"torch without a band {_milliseconds(native_time)}"
+    )
+    return Choice("matmul" if own < lowpass else "lowpass", what)
+
+
+def _milliseconds(time: float) -> str:
+    return f"{1e3 * time:.3g} ms"
+
+
+@lru_cache(maxsize=4096)
+def _fewest_multiplications(call: Call, kind: str) -> Choice:
+    channels = (call.in_channels, call.out_channels)
+    vendor = multiplications("lowpass", call.geometry, call.batch, *channels)
+    own = multiplications("matmul", call.geometry, call.batch, *channels)
+    lowpass = vendor.product + _MATMUL_COST * vendor.transforms
+    if _MATMUL_COST * own.total >= lowpass:
+        return Choice("lowpass", "fewer multiplications; not measured on this device")
+    reason = "fewest multiplications; not measured on this device"
+    if kind == "cuda" and suits(call.geometry, *channels) and obstacle("cuda") is None:
+        return Choice("triton", reason)
+    return Choice("matmul", reason)

@@ -26,19 +26,22 @@ _LARGE_BYTES = 4 << 20  # from which on tensors are laid in large pages
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def applies(geometry: ConvGeometry, dtype: torch.dtype, *tensors: Tensor | None) -> bool:
-    """Whether the kernels can compute this convolution.
+def suits(geometry: ConvGeometry, dtype: torch.dtype) -> bool:
+    """Whether the kernels compute such convolutions on a CPU.
 
-    They read memory, so it must be there: ordinary tensors on a CPU. Groups of channels and three
-    axes are left to torch's products, and so is float64.
+    Groups of channels and three axes are left to torch's products, and so is float64.
     """
     return (
         geometry.axes <= 2
         and geometry.groups == 1
         and dtype in _TYPES
-        and all(_is_plain(tensor) for tensor in tensors if tensor is not None)
         and load_library() is not None
     )
+
+
+def applies(geometry: ConvGeometry, dtype: torch.dtype, *tensors: Tensor | None) -> bool:
+    """Whether the kernels can compute this call: they read memory, so it must be there."""
+    return suits(geometry, dtype) and all(_is_plain(t) for t in tensors if t is not None)
 
 
 def forward(
