@@ -233,8 +233,9 @@ def convolve(
         mask: Boolean half-spectrum, the part of the band to keep; None keeps the whole band.
     """
     algorithm = select_algorithm(
-        algorithm, geometry, input.shape[0], input.shape[1], weight.shape[0], input.device
-    )
+        algorithm, geometry, input.shape[0], input.shape[1], weight.shape[0],
+        input.device, input.dtype,
+    )  # fmt: skip
     if algorithm == "fft":
         return _convolve_by_fft(input, weight, bias, geometry, mask)
     operator = band_limited_conv_plainly if is_transformed() else band_limited_conv

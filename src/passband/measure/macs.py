@@ -134,7 +134,7 @@ def explicitly_padded(layer: BandLimitedConv, input: Tensor) -> Tensor:
 def _algorithm(layer: BandLimitedConv, geometry: ConvGeometry, shape: tuple[int, ...]) -> str:
     return select_algorithm(
         layer.algorithm, geometry, _batch(layer, shape), layer.in_channels, layer.out_channels,
-        layer.weight.device,
+        layer.weight.device, layer.weight.dtype,
     )  # fmt: skip
 
 

@@ -49,11 +49,12 @@ def select_algorithm(
     in_channels: int,
     out_channels: int,
     device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> str:
     """The algorithm that runs, from shapes alone; compiled or exported, from those but the batch.
 
     On a CUDA device "triton" takes the place of "matmul" for the shapes that its kernels are made
-    for. That rule is not measured.
+    for, but not in float64, which is for checking rather than for speed. That rule is not measured.
 
     Examples:
         >>> from passband.ops.band_limited_conv.geometry import conv_geometry
@@ -73,7 +74,7 @@ def select_algorithm(
     batch = _TRACED_BATCH if torch.compiler.is_compiling() else batch
     channels = (operator.index(in_channels), operator.index(out_channels))
     choice: str = _cached_choice(fields, batch, *channels)
-    on_gpu = device is not None and device.type == "cuda"
+    on_gpu = device is not None and device.type == "cuda" and dtype != torch.float64
     if choice == "matmul" and on_gpu and suits(geometry, *channels) and obstacle("cuda") is None:
         return "triton"
     return choice

@@ -88,6 +88,7 @@ def test_the_automatic_choice_on_a_gpu(
     assert select_algorithm(*call, CUDA) == expected
     elsewhere = "matmul" if expected == "triton" else expected
     assert select_algorithm(*call, CPU) == select_algorithm(*call) == elsewhere
+    assert select_algorithm(*call, CUDA, torch.float64) == elsewhere
     monkeypatch.setattr(select, "obstacle", lambda _: "there is no CUDA device")
     assert select_algorithm(*call, CUDA) == elsewhere
 
