@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import importlib.util
 import re
 import subprocess
 import sys
@@ -169,7 +170,11 @@ def run_python(script: str, folder: Path) -> str:
 
 
 def core_modules() -> list[str]:
-    return [m for m in map(module_name, sources()) if m != "passband" and part_of(m) in CORE]
+    """All of the core's modules; kernels only where Triton is, which torch brings on Linux."""
+    core = [m for m in map(module_name, sources()) if m != "passband" and part_of(m) in CORE]
+    if importlib.util.find_spec("triton") is None:
+        core = [m for m in core if ".triton." not in m]
+    return core
 
 
 CORE_ALONE = """

@@ -11,7 +11,7 @@ from passband.ops.band_limited_conv.cost import multiplications
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.ops.band_limited_conv.native import convolution as native
 from passband.ops.band_limited_conv.speed import Call, seconds
-from passband.ops.band_limited_conv.triton import obstacle, suits
+from passband.ops.band_limited_conv.triton import obstacle
 from passband.ops.tracing import run_as_constant
 
 ALGORITHMS = ("auto", "fft", "lowpass", "matmul", "triton")
@@ -19,6 +19,8 @@ ALGORITHMS = ("auto", "fft", "lowpass", "matmul", "triton")
 # Elsewhere than on a CPU, a multiplication of our transforms and batched products is taken to cost
 # this many of the vendor's convolution. Not measured.
 _MATMUL_COST = 5.0
+
+_COUNTED = "by the count of multiplications; not measured on this device"
 
 _TRACED_BATCH = 32
 
@@ -65,9 +67,8 @@ def select_algorithm(
 ) -> Choice:
     """The algorithm that runs, from shapes alone; compiled or exported, from those but the batch.
 
-    On a CPU the one that takes less time by `speed.py`. On a CUDA device the one that multiplies
-    less, and "triton" in the place of "matmul" for the shapes that its kernels are made for; that
-    rule is not measured.
+    On a CPU the one that takes less time by `speed.py`, elsewhere the one that multiplies
+    less: that rule is not measured.
 
     Args:
         algorithm: A name, or "auto".
@@ -117,7 +118,7 @@ def _choose_as_constant(
     if kind == "cpu":
         by_kernels = native.suits(call.geometry, dtype)
         return _fastest(call, by_kernels, torch.are_deterministic_algorithms_enabled())
-    return _fewest_multiplications(call, kind)
+    return _fewest_multiplications(call)
 
 
 @lru_cache(maxsize=4096)
@@ -136,14 +137,12 @@ def _milliseconds(time: float) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _fewest_multiplications(call: Call, kind: str) -> Choice:
+def _fewest_multiplications(call: Call) -> Choice:
+    """Of two: "triton" is not among them: its kernels have not run on a GPU yet."""
     channels = (call.in_channels, call.out_channels)
     vendor = multiplications("lowpass", call.geometry, call.batch, *channels)
     own = multiplications("matmul", call.geometry, call.batch, *channels)
     lowpass = vendor.product + _MATMUL_COST * vendor.transforms
     if _MATMUL_COST * own.total >= lowpass:
-        return Choice("lowpass", "fewer multiplications; not measured on this device")
-    reason = "fewest multiplications; not measured on this device"
-    if kind == "cuda" and suits(call.geometry, *channels) and obstacle("cuda") is None:
-        return Choice("triton", reason)
-    return Choice("matmul", reason)
+        return Choice("lowpass", _COUNTED)
+    return Choice("matmul", _COUNTED)

@@ -19,8 +19,6 @@ from passband.ops.band_limited_conv.matmul import spectrum_shape as spectrum_sha
 from passband.ops.tracing import run_as_constant
 from passband.spectrum.constants import cached_constant
 
-_LEAST_CHANNELS = 32  # per group, for the automatic choice
-_MOST_TAPS = 64
 _DENSE_POINTS = 256  # points of a map up to which both its axes are transformed by one matrix
 
 
@@ -42,23 +40,6 @@ def obstacle(device_type: str | None = None) -> str | None:
     if device_type not in (None, *allowed):
         return f"the tensors are on {device_type}, and its kernels run on CUDA devices"
     return None
-
-
-def suits(geometry: ConvGeometry, in_channels: int, out_channels: int) -> bool:
-    """Whether the kernels are made for such shapes, so that the automatic choice may take them.
-
-    One axis or two; channels enough to fill a block of a matrix product; and no filter so long that
-    its spectrum, which is summed from the taps at every frequency, would be most of the work.
-
-    Examples:
-        >>> from passband.ops.band_limited_conv.geometry import conv_geometry
-        >>> suits(conv_geometry((32, 32), (3, 3), compression=0.5), 64, 64)
-        True
-    """
-    fewest = min(in_channels, out_channels) // geometry.groups
-    return (
-        geometry.axes < 3 and fewest >= _LEAST_CHANNELS and math.prod(geometry.kernel) <= _MOST_TAPS
-    )
 
 
 def analyze(maps: Tensor, geometry: ConvGeometry) -> Tensor:
