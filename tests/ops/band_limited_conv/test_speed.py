@@ -28,6 +28,7 @@ INFERENCE, TRAINING = (Call(GEOMETRY, 2, 4, 5, training) for training in (False,
 def costs_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "costs.json"
     monkeypatch.setenv("PASSBAND_COSTS", str(path))
+    torch.use_deterministic_algorithms(False)  # with which measured constants are left aside
     return path
 
 
