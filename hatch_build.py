@@ -58,8 +58,11 @@ class KernelBuildHook(BuildHookInterface):
         ]  # fmt: skip
         if sys.platform == "darwin":
             command.remove("-ldl")
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            self.app.display_warning(f"kernels_{name} do not compile here:\n{result.stderr}")
+        try:
+            subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = getattr(error, "stderr", error)
+            self.app.display_warning(f"kernels_{name} do not compile here:\n{reason}")
             target.unlink(missing_ok=True)
-        return result.returncode == 0
+            return False
+        return True

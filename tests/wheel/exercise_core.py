@@ -3,10 +3,11 @@
 `.ci/run` runs this from the built wheel with the oldest torch that it supports.
 """
 
+import shutil
 import sys
 import tempfile
 import warnings
-from importlib.metadata import distributions
+from importlib.metadata import distribution, distributions
 from itertools import product
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import numpy
 import torch
 
 import passband as pb
+from passband.ops.band_limited_conv.geometry import conv_geometry
+from passband.ops.band_limited_conv.native import convolution as native
+from passband.ops.band_limited_conv.native.library import load_library
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -38,6 +42,27 @@ def check_installation() -> None:
     assert (Path(pb.__file__).parent / "py.typed").exists()
     installed = {d.metadata["Name"].lower() for d in distributions()}
     assert not installed & {"typer", "lightning", "torchvision", "matplotlib", "onnx", "pytest"}
+
+
+def check_kernels() -> None:
+    """The wheel has kernels if there was a C compiler; they load, compute, and agree with torch."""
+    built = distribution("passband")
+    compiled = [str(path) for path in built.files or [] if path.suffix == ".so"]
+    assert ("Root-Is-Purelib: false" in (built.read_text("WHEEL") or "")) == bool(compiled)
+    if not compiled:
+        assert not any(map(shutil.which, ("cc", "gcc"))), "there is a C compiler, but no kernels"
+        print("no C compiler: the wheel has no kernels")
+        return
+    library = load_library()
+    assert library is not None, compiled
+    geometry = conv_geometry((19, 17), (3, 3), padding=1, compression=0.5)
+    x, w = torch.randn(5, 17, 19, 17), torch.randn(65, 17, 3, 3)
+    assert native.applies(geometry, torch.float32, x, w)
+    found, _ = native.forward(x, w, None, geometry, torch.float32, False, False)
+    expected = pb.band_limited_conv2d(x, w, padding=1, compression=0.5, algorithm="fft")
+    # 1e-5: float32 rounding over sums of a few thousand terms
+    assert relative_error(found, expected) < 1e-5
+    print(f"kernels: {Path(library._name).name} of {len(compiled)}")
 
 
 def check_training() -> None:
@@ -106,6 +131,7 @@ def check_operation(algorithm: str, compression: float | None, compiled: bool) -
 
 def main() -> None:
     check_installation()
+    check_kernels()
     check_training()
     for algorithm, compression in product(("auto", "lowpass", "matmul"), (None, 0.5)):
         check_operation(algorithm, compression, compiled=False)

@@ -284,11 +284,14 @@ class _Kernels:
 
 
 def _is_plain(tensor: Tensor) -> bool:
+    """Whether the numbers lie in memory as the tensor's strides say, and with their own signs."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
         and tensor.device.type == "cpu"
         and tensor.dtype in _TYPES
-        and not tensor.is_sparse
+        and tensor.layout == torch.strided
+        and not tensor.is_neg()
+        and not torch._is_zerotensor(tensor)
     )
 
 
@@ -301,7 +304,7 @@ def _maps(maps: Tensor, start: int) -> Maps:
 
 def _empty(shape: tuple[int, ...], form: torch.memory_format = torch.contiguous_format) -> Tensor:
     """Float32 memory, in large pages where it is large."""
-    tensor = torch.empty(shape, dtype=torch.float32, memory_format=form)
+    tensor = torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=form)
     if tensor.nbytes >= _LARGE_BYTES:
         library = load_library()
         assert library is not None

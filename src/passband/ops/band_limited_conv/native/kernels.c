@@ -121,15 +121,21 @@ static void in_parallel(void (*run)(const void *, index_t), const void *argument
     while (count > 0) pthread_join(started[--count], NULL);
 }
 
+static pthread_key_t scratch_key;
+static void make_scratch_key(void) { pthread_key_create(&scratch_key, free); }
+
 /* Memory of one task, kept by its thread for the next one: pages are touched for the first time
- * once. */
+ * once. It is freed when the thread ends. */
 static float *scratch(index_t count) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     static __thread float *kept;
     static __thread index_t size;
     if (count > size) {
+        pthread_once(&once, make_scratch_key);
         free(kept);
         size = 0;
         if (posix_memalign((void **)&kept, 64, (size_t)count * sizeof(float)) != 0) abort();
+        pthread_setspecific(scratch_key, kept);
         size = count;
     }
     return kept;

@@ -11,8 +11,9 @@ _FOLDER = Path(__file__).parent
 
 LANES = 64  # of kernels.c
 
-# The instruction sets that kernels are compiled for, as torch names what a machine has.
-INSTRUCTION_SETS = ("AVX512", "AVX2", "DEFAULT")
+# The kernels that a machine can run, best first, by what torch says it has. Of any other processor
+# torch's names differ from version to version; it runs those of its compiler's default.
+_RUNNABLE = {"AVX512": ("avx512", "avx2", "default"), "AVX2": ("avx2", "default")}
 
 
 class Axis(ctypes.Structure):
@@ -65,12 +66,24 @@ _SIGNATURES = {
 
 @cache
 def load_library() -> ctypes.CDLL | None:
-    """The kernels for this machine's instruction set; None where none were compiled for it."""
-    path = _FOLDER / f"kernels_{torch.backends.cpu.get_cpu_capability().lower()}.so"
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError:
-        return None
+    """The best kernels for this machine; None where none were compiled for it."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    for name in _RUNNABLE.get(capability, ("default",)):
+        try:
+            return open_library(_FOLDER / f"kernels_{name}.so")
+        except (OSError, AttributeError):  # not there, no library, or one of another version
+            continue
+    return None
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """The kernels of a file.
+
+    Raises:
+        OSError: It is no library that can be loaded here.
+        AttributeError: It lacks one of the kernels.
+    """
+    library = ctypes.CDLL(str(path))
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, f"passband_{name}")
         function.argtypes = arguments
