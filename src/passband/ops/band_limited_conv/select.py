@@ -85,7 +85,8 @@ def select_algorithm(
         >>> narrow = conv_geometry((32, 32), (3, 3), padding=1, compression=0.85)
         >>> select_algorithm("auto", narrow, 32, 64, 64).algorithm
         'matmul'
-        >>> select_algorithm("auto", conv_geometry((32, 32), (3, 3), padding=1), 32, 64, 64)
+        >>> full = conv_geometry((32, 32), (3, 3), padding=1)
+        >>> select_algorithm("auto", full, 32, 64, 64, dtype=torch.float64)
         Choice(algorithm='lowpass', reason="full band: torch's convolution")
     """
     if algorithm != "auto":
@@ -103,7 +104,12 @@ def select_algorithm(
 
 
 @run_as_constant
-def _choose_as_constant(
+def _choose_as_constant(*arguments: Any) -> Choice:
+    return _choose(*arguments, torch.are_deterministic_algorithms_enabled())
+
+
+@lru_cache(maxsize=4096)
+def _choose(
     fields: tuple[Any, ...],
     batch: int,
     in_channels: int,
@@ -111,32 +117,34 @@ def _choose_as_constant(
     kind: str,
     dtype: torch.dtype,
     training: bool,
+    deterministic: bool,  # part of the key: it decides which constants are used
 ) -> Choice:
     call = Call(ConvGeometry(*fields), batch, in_channels, out_channels, training)
-    if call.geometry.band.is_full:
+    by_kernels = kind == "cpu" and native.suits(call.geometry, dtype)
+    if call.geometry.band.is_full and not by_kernels:
         return Choice("lowpass", "full band: torch's convolution")
     if kind == "cpu":
-        by_kernels = native.suits(call.geometry, dtype)
-        return _fastest(call, by_kernels, torch.are_deterministic_algorithms_enabled())
+        return _fastest(call, by_kernels)
     return _fewest_multiplications(call)
 
 
-@lru_cache(maxsize=4096)
-def _fastest(call: Call, by_kernels: bool, deterministic: bool) -> Choice:
+def _fastest(call: Call, by_kernels: bool) -> Choice:
     ways = ("kernels" if by_kernels else "matmul", "lowpass", "torch")
-    own, lowpass, native_time = (seconds(way, call) for way in ways)
-    what = (
-        f"estimated {_milliseconds(own)} by frequency, {_milliseconds(lowpass)} by low-pass; "
-        f"torch without a band {_milliseconds(native_time)}"
-    )
-    return Choice("matmul" if own < lowpass else "lowpass", what)
+    own, lowpass, plain = (seconds(way, call) for way in ways)
+    reason = f"estimated {_milliseconds(own)} by frequency, "
+    if call.geometry.band.is_full:  # where "lowpass" is torch's convolution
+        lowpass, reason = plain, f"{reason}{_milliseconds(plain)} by torch's convolution"
+    else:
+        reason += (
+            f"{_milliseconds(lowpass)} by low-pass; torch without a band {_milliseconds(plain)}"
+        )
+    return Choice("matmul" if own < lowpass else "lowpass", reason)
 
 
 def _milliseconds(time: float) -> str:
     return f"{1e3 * time:.3g} ms"
 
 
-@lru_cache(maxsize=4096)
 def _fewest_multiplications(call: Call) -> Choice:
     """Of two: "triton" is not among them: its kernels have not run on a GPU yet."""
     channels = (call.in_channels, call.out_channels)
