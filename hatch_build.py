@@ -54,7 +54,8 @@ class KernelBuildHook(BuildHookInterface):
         target = folder / f"kernels_{name}.so"
         command = [
             *compiler.split(), "-std=gnu11", "-O3", "-fno-math-errno", "-fPIC", "-shared",
-            "-Wno-psabi", *flags, str(folder / "kernels.c"), "-o", str(target), "-ldl", "-lpthread",
+            "-Wno-psabi", *flags, *(str(source) for source in sorted(folder.glob("*.c"))),
+            "-o", str(target), "-ldl", "-lpthread",
         ]  # fmt: skip
         if sys.platform == "darwin":
             command.remove("-ldl")

@@ -9,7 +9,7 @@ import torch
 
 _FOLDER = Path(__file__).parent
 
-LANES = 64  # of kernels.c
+LANES = 64  # of core.h
 
 # The kernels that a machine can run, best first, by what torch says it has. Of any other processor
 # torch's names differ from version to version; it runs those of its compiler's default.
@@ -17,7 +17,7 @@ _RUNNABLE = {"AVX512": ("avx512", "avx2", "default"), "AVX2": ("avx2", "default"
 
 
 class Axis(ctypes.Structure):
-    """`axis` of kernels.c."""
+    """`axis` of core.h."""
 
     _fields_ = [
         ("points", c_int64),
@@ -34,7 +34,7 @@ class Axis(ctypes.Structure):
 
 
 class Maps(ctypes.Structure):
-    """`maps` of kernels.c."""
+    """`maps` of core.h."""
 
     _fields_ = [
         ("data", c_void_p),

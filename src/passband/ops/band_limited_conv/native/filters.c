@@ -1,0 +1,149 @@
+/* Filters, transformed along the rows and folded along the columns; and their gradient back. */
+#include "core.h"
+
+/* Filters in blocks of LANES channels, [lane block][row frequency][column slot][term][LANES]. Row
+ * frequencies are those of a spectrum, cosines first; column slots are the even ones, then the odd.
+ * Terms are the other channels, over which the product adds up. */
+typedef struct {
+    const float *weight, *end; /* from the first of the lanes; what may be read */
+    float *gradient, *packed;
+    int accumulate;
+    index_t lanes, terms, lane_stride, term_stride;
+    float sign; /* of the sines: -1 for the conjugate */
+    const axis *rows, *columns;
+} taps_arguments;
+
+#define TERMS 16 /* of one task */
+
+/* sum_s coefficient[s] from[s] of rows of `size` numbers. */
+static void combine(const float *coefficient, index_t count, float sign, const float *from,
+                    index_t size, float *to) {
+    for (index_t i = 0; i < size; i += WIDTH) {
+        vector sum = {0};
+        for (index_t s = 0; s < count; s++) sum += coefficient[s] * load(from + s * size + i);
+        store(to + i, sign * sum);
+    }
+}
+
+typedef struct {
+    index_t block, first, last, lanes; /* the terms from first to last of a block of lanes */
+    index_t line;                      /* numbers of one row of folded taps */
+    float *near, *half, *folded, *transformed;
+} taps_task;
+
+static taps_task taps_task_of(const taps_arguments *t, index_t task) {
+    const index_t groups = (t->terms + TERMS - 1) / TERMS;
+    const index_t line = components(t->columns) * LANES;
+    const index_t taps = t->rows->points * t->columns->points * LANES;
+    taps_task k = {.block = task / groups, .first = task % groups * TERMS, .line = line};
+    k.last = least(k.first + TERMS, t->terms);
+    k.lanes = least(t->lanes - k.block * LANES, LANES);
+    float *left = scratch(taps + (t->rows->points + components(t->rows) + 1) * line + 128);
+    k.near = take(&left, taps);
+    k.half = take(&left, t->rows->points * line);
+    k.folded = take(&left, components(t->rows) * line);
+    k.transformed = take(&left, line);
+    return k;
+}
+
+static void pack_taps_task(const void *pointer, index_t task) {
+    const taps_arguments *t = pointer;
+    const axis *rows = t->rows, *columns = t->columns;
+    const taps_task k = taps_task_of(t, task);
+    const index_t width = columns->points, taps = rows->points * width;
+    for (index_t term = k.first; term < k.last; term++) {
+        const float *from = t->weight + k.block * LANES * t->lane_stride + term * t->term_stride;
+        for (index_t l = 0; l < LANES; l += WIDTH) {
+            const float *lane[WIDTH]; /* lanes that are not there repeat the last */
+            for (index_t i = 0; i < WIDTH; i++)
+                lane[i] = from + least(l + i, k.lanes - 1) * t->lane_stride;
+            transpose_in(lane, taps, t->end - lane[WIDTH - 1], 0, k.near + l);
+        }
+        for (index_t i = 0; i < rows->points; i++)
+            fold(columns, LANES, k.near + i * width * LANES, k.half + i * k.line,
+                 k.half + i * k.line + columns->slots * LANES);
+        fold(rows, k.line, k.half, k.folded, k.folded + rows->slots * k.line);
+        for (index_t u = 0; u < frequencies(rows); u++) {
+            if (u < rows->cosines)
+                combine(rows->cosine + u * rows->slots, rows->slots, 1, k.folded, k.line,
+                        k.transformed);
+            else
+                combine(rows->sine + (u - rows->cosines) * rows->odd_slots, rows->odd_slots,
+                        t->sign, k.folded + rows->slots * k.line, k.line, k.transformed);
+            float *to = t->packed + ((k.block * frequencies(rows) + u) * components(columns) *
+                                         t->terms + term) * LANES;
+            for (index_t c = 0; c < components(columns); c++)
+                memcpy(to + c * t->terms * LANES, k.transformed + c * LANES,
+                       LANES * sizeof(float));
+        }
+    }
+}
+
+/* to[s] += coefficient[s] from, of rows of `size` numbers. */
+static void spread(const float *coefficient, index_t count, const float *from, index_t size,
+                   float *to) {
+    for (index_t s = 0; s < count; s++)
+        for (index_t i = 0; i < size; i += WIDTH)
+            store(to + s * size + i, load(to + s * size + i) + coefficient[s] * load(from + i));
+}
+
+/* The adjoint of packing: the gradient of the filters. */
+static void unpack_taps_task(const void *pointer, index_t task) {
+    const taps_arguments *t = pointer;
+    const axis *rows = t->rows, *columns = t->columns;
+    const taps_task k = taps_task_of(t, task);
+    const index_t width = columns->points, taps = rows->points * width;
+    for (index_t term = k.first; term < k.last; term++) {
+        memset(k.folded, 0, (size_t)(components(rows) * k.line) * sizeof(float));
+        for (index_t u = 0; u < frequencies(rows); u++) {
+            const float *from = t->packed + ((k.block * frequencies(rows) + u) *
+                                                 components(columns) * t->terms + term) * LANES;
+            for (index_t c = 0; c < components(columns); c++)
+                memcpy(k.transformed + c * LANES, from + c * t->terms * LANES,
+                       LANES * sizeof(float));
+            if (u < rows->cosines)
+                spread(rows->cosine + u * rows->slots, rows->slots, k.transformed, k.line,
+                       k.folded);
+            else
+                spread(rows->sine + (u - rows->cosines) * rows->odd_slots, rows->odd_slots,
+                       k.transformed, k.line, k.folded + rows->slots * k.line);
+        }
+        unfold(rows, k.line, k.folded, k.folded + rows->slots * k.line, k.half);
+        for (index_t i = 0; i < rows->points; i++)
+            unfold(columns, LANES, k.half + i * k.line,
+                   k.half + i * k.line + columns->slots * LANES, k.near + i * width * LANES);
+        float *to = t->gradient + k.block * LANES * t->lane_stride + term * t->term_stride;
+        for (index_t l = 0; l < k.lanes; l += WIDTH) {
+            float *lane[WIDTH];
+            for (index_t i = 0; i < WIDTH; i++)
+                lane[i] = to + least(l + i, k.lanes - 1) * t->lane_stride;
+            if (t->accumulate)
+                for (index_t tap = 0; tap < taps; tap++)
+                    for (index_t i = 0; i < WIDTH; i++)
+                        if (l + i < k.lanes) k.near[tap * LANES + l + i] += lane[i][tap];
+            transpose_out(k.near + l, taps, least(k.lanes - l, WIDTH), lane);
+        }
+    }
+}
+
+static index_t taps_tasks(index_t lanes, index_t terms) {
+    return (lanes + LANES - 1) / LANES * ((terms + TERMS - 1) / TERMS);
+}
+
+EXPORTED void passband_pack_taps(const float *weight, const float *end, index_t lanes, index_t terms,
+                        index_t lane_stride, index_t term_stride, float sign, const axis *rows,
+                        const axis *columns, float *packed, index_t threads) {
+    taps_arguments t = {.weight = weight, .end = end, .packed = packed, .lanes = lanes, .terms = terms,
+                        .lane_stride = lane_stride, .term_stride = term_stride, .sign = sign,
+                        .rows = rows, .columns = columns};
+    in_parallel(pack_taps_task, &t, taps_tasks(lanes, terms), threads);
+}
+
+EXPORTED void passband_unpack_taps(float *packed, index_t lanes, index_t terms, index_t lane_stride,
+                          index_t term_stride, const axis *rows, const axis *columns,
+                          float *gradient, int accumulate, index_t threads) {
+    taps_arguments t = {.gradient = gradient, .accumulate = accumulate, .packed = packed, .lanes = lanes, .terms = terms,
+                        .lane_stride = lane_stride, .term_stride = term_stride, .sign = 1,
+                        .rows = rows, .columns = columns};
+    in_parallel(unpack_taps_task, &t, taps_tasks(lanes, terms), threads);
+}
