@@ -53,10 +53,10 @@ def build(tree: Path, capsys: pytest.CaptureFixture[str]) -> Built:
 
 def replace_kernels(tree: Path, source: str) -> None:
     """By something that compiles in no time."""
-    paths = list((tree / "src" / NATIVE).rglob("*.c"))
-    assert paths
-    for path in paths:
-        path.write_text(source)
+    first, *others = (tree / "src" / NATIVE).rglob("*.c")
+    first.write_text(source)
+    for path in others:
+        path.write_text("")
 
 
 def compiled_here() -> set[str]:

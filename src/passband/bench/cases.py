@@ -95,8 +95,8 @@ def square_case(
 def layer_cases(quick: bool = False, compiled: bool = False) -> list[LayerCase]:
     """The layers of the main table.
 
-    Batches of 32 and 128 in training and inference, 1 and 8 in inference; the FCN's layers on
-    series; and further compressions of some shapes, for the curve.
+    Batches of 32 and 128 in training and (128 with 3x3 kernels only) inference, 1 and 8 in
+    inference; the FCN's layers on series; and further compressions of some shapes, for the curve.
 
     The textbook FFT convolution does not depend on the band and is measured once for each shape.
     torch's compiled convolution takes long to compile and is measured for two shapes, or with
@@ -114,17 +114,18 @@ def layer_cases(quick: bool = False, compiled: bool = False) -> list[LayerCase]:
 
 
 def _images(compiled: bool) -> Iterator[LayerCase]:
-    for batch, kernels in ((32, (3, 5, 7)), (128, (3,))):
-        for kernel in kernels:
+    for batch in (32, 128):
+        for kernel in (3, 5, 7):
             compressions = (0.0, 0.5, 0.85) if kernel == 3 else (0.5, 0.85)
+            modes = (True,) if (batch, kernel) in ((128, 5), (128, 7)) else (True, False)
             for channels, side in SHAPES:
                 for compression in compressions:
-                    for training in (True, False):
+                    for training in modes:
                         case = square_case(batch, channels, side, kernel, compression, training)
                         baselines = []
-                        if batch == 32 and compression == compressions[0]:
+                        if (batch, kernel, compression) == (32, 3, 0.0):
                             baselines.append("textbook")
-                        if batch == 32 and compression > 0:
+                        if (batch, kernel) == (32, 3) and compression > 0:
                             baselines.append("downsampled")
                         if (batch, kernel, compression) == (32, 3, 0.5) and (
                             compiled or (channels, side) in ((64, 32), (256, 14))
@@ -141,9 +142,7 @@ def _algorithms(batch: int, kernel: int) -> tuple[str, ...]:
     The plain convolution that is part of "lowpass" costs the more the larger the kernel; and a
     batch of 128 is there to see what the choice does, not to choose again.
     """
-    if batch > 32:
-        return ("auto",)
-    return ALGORITHMS if kernel == 3 else ("auto", "matmul")
+    return ALGORITHMS if (batch, kernel) == (32, 3) else ("auto",)
 
 
 def _small_batches() -> Iterator[LayerCase]:
