@@ -21,7 +21,10 @@ from passband.ops.band_limited_conv.native.tables import AxisTables, ConvTables,
 _CACHED_BYTES = 8 << 20  # of spectra between two steps, and of transformed filters
 _LEAST_IMAGES = 16  # at a time; fewer would transform the filters too often
 _KEPT_BYTES = 64 << 20  # of memory kept from call to call, per thread
-_LARGE_BYTES = 4 << 20  # from which on tensors are laid in large pages
+# Tensors of this size are laid in large pages. The C library of Linux gives larger ones back to the
+# system when they are freed: then each would look for large pages anew, and where memory has become
+# fragmented that takes longer than the small ones do.
+_LARGE_BYTES = range(4 << 20, 32 << 20)
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -303,9 +306,9 @@ def _maps(maps: Tensor, start: int) -> Maps:
 
 
 def _empty(shape: tuple[int, ...], form: torch.memory_format = torch.contiguous_format) -> Tensor:
-    """Float32 memory, in large pages where it is large."""
+    """Float32 memory, in large pages where they help."""
     tensor = torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=form)
-    if tensor.nbytes >= _LARGE_BYTES:
+    if tensor.nbytes in _LARGE_BYTES:
         library = load_library()
         assert library is not None
         library.passband_advise(tensor.data_ptr(), tensor.nbytes)
