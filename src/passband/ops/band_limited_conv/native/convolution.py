@@ -20,6 +20,7 @@ from passband.ops.band_limited_conv.native.tables import AxisTables, ConvTables,
 
 _CACHED_BYTES = 8 << 20  # of spectra between two steps, and of transformed filters
 _LEAST_IMAGES = 16  # at a time; fewer would transform the filters too often
+_MOST_IMAGES = 256  # more would gain nothing, and the products of a task grow with them
 _KEPT_BYTES = 64 << 20  # of memory kept from call to call, per thread
 # Tensors of this size are laid in large pages. The C library of Linux gives larger ones back to the
 # system when they are freed: then each would look for large pages anew, and where memory has become
@@ -160,6 +161,7 @@ class _Blocks:
         """Spectra that fit the cache, but of no fewer images than make the filters worth it."""
         least = max(_CACHED_BYTES, 2 * tables.packed_size(outputs, inputs))
         fitting = max(least // (4 * frequencies * (inputs + outputs)), _LEAST_IMAGES)
+        fitting = min(fitting, _MOST_IMAGES)
         return cls(batch, math.ceil(batch / math.ceil(batch / fitting)) if batch else 1, tables)
 
     def of_batch(self) -> Iterator[tuple[int, int]]:
