@@ -15,7 +15,6 @@ from passband.ops.band_limited_conv.speed import (
     WAYS,
     Call,
     costs_in_use,
-    features,
 )
 
 TINY = ((2, 3, 4, (7, 8), 3, 1), (1, 4, 2, (20,), 5, 2))
@@ -57,10 +56,3 @@ def test_every_way_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_too_few_samples_leave_the_shipped_constants() -> None:
     call = Call(conv_geometry((4,), (3,)), 1, 1, 1, False)
     assert tune._fit("torch", [("torch", call, 1.0)]) == SHIPPED["torch"]
-
-
-def test_the_ways_agree() -> None:
-    """What is timed under four names is one function, but for the band that torch has not."""
-    call = features("torch", Call(conv_geometry((9,), (3,)), 2, 3, 4, False))
-    assert len(call) == len(FEATURES)
-    assert torch.isfinite(torch.tensor(call)).all()

@@ -146,7 +146,7 @@ def _milliseconds(time: float) -> str:
 
 
 def _fewest_multiplications(call: Call) -> Choice:
-    """Of two: "triton" is not among them: its kernels have not run on a GPU yet."""
+    """By the count; "triton" takes no part, since its kernels have not run on a GPU yet."""
     channels = (call.in_channels, call.out_channels)
     vendor = multiplications("lowpass", call.geometry, call.batch, *channels)
     own = multiplications("matmul", call.geometry, call.batch, *channels)

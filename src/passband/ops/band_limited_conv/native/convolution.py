@@ -1,7 +1,7 @@
 """The band-limited convolution by the compiled kernels: what matmul.py computes, in float32.
 
 The batch is taken in blocks whose spectra fit the cache, and memory between the steps is kept from
-call to call: on a CPU a page of fresh memory costs about as much as the arithmetic done on it.
+call to call, because the first touch of fresh memory is slow.
 """
 
 import math

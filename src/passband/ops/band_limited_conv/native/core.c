@@ -76,8 +76,8 @@ float *scratch(index_t count) {
     return kept;
 }
 
-/* Ask for large pages: fresh memory is then first touched in a quarter of the time, and rows far apart
- * cost no more than rows side by side. */
+/* Ask for large pages: the first touch of fresh memory takes less time then, and rows far apart need
+ * fewer translations of addresses. */
 EXPORTED void passband_advise(void *memory, index_t bytes) {
 #ifdef MADV_HUGEPAGE
     const uintptr_t page = 2 << 20;

@@ -223,10 +223,11 @@ static void product_task(const void *pointer, index_t task) {
 }
 
 /* Spectrum of the output from that of the input. `rows` and `columns` name the band. */
-EXPORTED void passband_product(const float *from, index_t from_row, index_t batch, index_t inputs, float *to,
-                      index_t to_row, index_t to_image, index_t outputs, const axis *rows, const axis *columns,
-                      const axis *taps_axis, const float *taps, float sign, const float *bias,
-                      float bias_scale, index_t threads) {
+EXPORTED void passband_product(const float *from, index_t from_row, index_t batch, index_t inputs,
+                               float *to, index_t to_row, index_t to_image, index_t outputs,
+                               const axis *rows, const axis *columns, const axis *taps_axis,
+                               const float *taps, float sign, const float *bias, float bias_scale,
+                               index_t threads) {
     const index_t tasks = rows->cosines * ((outputs + LANES - 1) / LANES);
     /* the products of one task fit the cache, and every thread finds a task at the end */
     const index_t fitting = CACHED / (MAX_PARTS * batch * LANES);
@@ -361,9 +362,10 @@ static void correlate_task(const void *pointer, index_t task) {
 }
 
 /* The gradient of packed taps from the spectra of the input and of the output's gradient. */
-EXPORTED void passband_correlate(const float *x, index_t x_row, index_t inputs, const float *g, index_t g_row,
-                        index_t g_image, index_t outputs, index_t batch, const axis *rows,
-                        const axis *columns, const axis *taps_axis, float *taps, index_t threads) {
+EXPORTED void passband_correlate(const float *x, index_t x_row, index_t inputs, const float *g,
+                                 index_t g_row, index_t g_image, index_t outputs, index_t batch,
+                                 const axis *rows, const axis *columns, const axis *taps_axis,
+                                 float *taps, index_t threads) {
     correlate_arguments p = {x, g, x_row, g_row, batch, inputs, outputs, g_image, rows, columns,
                              taps_axis, taps};
     in_parallel(correlate_task, &p,
