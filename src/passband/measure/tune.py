@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from passband.atomic import atomic_path
 from passband.functional import convolve
 from passband.measure.timing import alternate
-from passband.ops.band_limited_conv.geometry import conv_geometry
+from passband.ops.band_limited_conv.geometry import ConvGeometry, conv_geometry
+from passband.ops.band_limited_conv.lowpass import convolve_full_band
 from passband.ops.band_limited_conv.native import convolution as native
 from passband.ops.band_limited_conv.op import band_limited_conv_plainly, geometry_arguments
 from passband.ops.band_limited_conv.speed import (
@@ -97,43 +97,45 @@ def _samples(
     repeats: int,
     progress: Callable[[str], None],
 ) -> Iterator[Sample]:
-    axes = len(size)
-    weight = torch.randn(outputs, inputs, *[taps] * axes)
     for compression in (0.5, 0.85):
         geometry = conv_geometry(
-            size, (taps,) * axes, stride, padding=taps // 2, compression=compression
+            size, (taps,) * len(size), stride, padding=taps // 2, compression=compression
         )
-        maps = torch.randn(batch, inputs, *size)
-        grad = torch.randn(batch, outputs, *geometry.output_size)
-        plain = (F.conv1d, F.conv2d)[axes - 1]
-
-        def compute(way: str, maps: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-            if way == "torch":
-                output: torch.Tensor = plain(maps, weight, None, stride, taps // 2)  # noqa: B023
-                return output
-            if way == "matmul":
-                arguments = (*geometry_arguments(geometry), way, None, False)  # noqa: B023
-                return band_limited_conv_plainly(maps, weight, None, *arguments)[0]
-            algorithm = "matmul" if way == "kernels" else way
-            return convolve(maps, weight, None, geometry, algorithm)  # noqa: B023
-
-        def infer(way: str) -> None:
-            with torch.no_grad():
-                compute(way, maps, weight)  # noqa: B023
-
-        def train(way: str) -> None:
-            leaves = maps.detach().requires_grad_(), weight.detach().requires_grad_()  # noqa: B023
-            torch.autograd.grad(compute(way, *leaves), leaves, grad)  # noqa: B023
-
-        by_kernels = native.applies(geometry, weight.dtype, maps, weight)
-        ways = [way for way in WAYS if by_kernels or way != "kernels"]
-        for training, run in ((False, infer), (True, train)):
-            call = Call(geometry, batch, inputs, outputs, training)
-            times = alternate([partial(run, way) for way in ways], repeats)
-            yield from ((way, call, time) for way, time in zip(ways, times, strict=True))
+        yield from _timed(geometry, batch, inputs, outputs, repeats)
     progress(
         f"{batch} x {inputs} -> {outputs} channels, map {'x'.join(map(str, size))}, {taps} taps"
     )
+
+
+def _timed(
+    geometry: ConvGeometry, batch: int, inputs: int, outputs: int, repeats: int
+) -> Iterator[Sample]:
+    maps = torch.randn(batch, inputs, *geometry.size)
+    weight = torch.randn(outputs, inputs, *geometry.kernel)
+    grad = torch.randn(batch, outputs, *geometry.output_size)
+
+    def compute(way: str, maps: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        if way == "torch":
+            return convolve_full_band(maps, weight, None, geometry)
+        if way == "matmul":
+            arguments = (*geometry_arguments(geometry), way, None, False)
+            return band_limited_conv_plainly(maps, weight, None, *arguments)[0]
+        return convolve(maps, weight, None, geometry, "matmul" if way == "kernels" else way)
+
+    def infer(way: str) -> None:
+        with torch.no_grad():
+            compute(way, maps, weight)
+
+    def train(way: str) -> None:
+        leaves = maps.detach().requires_grad_(), weight.detach().requires_grad_()
+        torch.autograd.grad(compute(way, *leaves), leaves, grad)
+
+    by_kernels = native.applies(geometry, weight.dtype, maps, weight)
+    ways = [way for way in WAYS if by_kernels or way != "kernels"]
+    for training, run in ((False, infer), (True, train)):
+        call = Call(geometry, batch, inputs, outputs, training)
+        times = alternate([partial(run, way) for way in ways], repeats)
+        yield from ((way, call, time) for way, time in zip(ways, times, strict=True))
 
 
 def _fit(way: str, samples: list[Sample]) -> tuple[float, ...]:
