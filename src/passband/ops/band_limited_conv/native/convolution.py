@@ -275,6 +275,7 @@ class _Kernels:
     ) -> None:
         """The filters' gradient."""
         lanes, terms, *strides = _lanes_and_terms(grad_weight, adjoint=False)
+        end = grad_weight.data_ptr() + grad_weight.nbytes
         for first, count in blocks.of_lanes(lanes, terms):
             self._library.passband_correlate(
                 x.pointer, x.row, terms, g.pointer + 4 * first, g.row, lanes, count, images,
@@ -282,7 +283,7 @@ class _Kernels:
             )  # fmt: skip
             self._library.passband_unpack_taps(
                 taps.data_ptr(), count, terms, *strides, *tables.taps.pointers,
-                grad_weight.data_ptr() + 4 * first * strides[0], accumulate, self._threads,
+                grad_weight.data_ptr() + 4 * first * strides[0], end, accumulate, self._threads,
             )  # fmt: skip
 
 

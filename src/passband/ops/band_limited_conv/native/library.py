@@ -56,7 +56,9 @@ _SIGNATURES = {
         POINTER(Maps), c_int64, *_AXES, c_void_p, c_int64, POINTER(Maps), c_int64,
     ],
     "pack_taps": [c_void_p, c_void_p, *[c_int64] * 4, c_float, *_AXES, c_void_p, c_int64],
-    "unpack_taps": [c_void_p, *[c_int64] * 4, *_AXES, c_void_p, c_int, c_int64],
+    "unpack_taps": [
+        c_void_p, *[c_int64] * 4, *_AXES, c_void_p, c_void_p, c_int, c_int64,
+    ],
     "product": [
         c_void_p, *[c_int64] * 3, c_void_p, *[c_int64] * 3, *[POINTER(Axis)] * 3, c_void_p,
         c_float, c_void_p, c_float, c_int64,
