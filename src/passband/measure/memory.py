@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.hooks import RemovableHandle
+
+from passband.nn.probes import probe
 
 
 class SavedBytes:
@@ -50,10 +52,7 @@ class SavedBytes:
     @property
     def total(self) -> int:
         """Bytes of all storages kept, each counted once."""
-        everything: dict[StorageWeakRef, int] = {}
-        for saved in self._saved.values():
-            everything.update(saved)
-        return sum(everything.values())
+        return self.of(self._saved)
 
     @property
     def per_module(self) -> dict[str, int]:
@@ -64,13 +63,20 @@ class SavedBytes:
         """
         return {name: sum(saved.values()) for name, saved in self._saved.items()}
 
+    def of(self, names: Iterable[str]) -> int:
+        """Bytes kept by several modules together, each storage counted once."""
+        together: dict[StorageWeakRef, int] = {}
+        for name in names:
+            together.update(self._saved.get(name, {}))
+        return sum(together.values())
+
     def __enter__(self) -> SavedBytes:
         for name, module in self._model.named_modules() if self._model is not None else ():
+            enter = probe(lambda *_, name=name: self._running.append(name))
+            leave = probe(lambda *_: self._leave())
+            self._handles.append(module.register_forward_pre_hook(enter))
             self._handles.append(
-                module.register_forward_pre_hook(lambda *_, name=name: self._running.append(name))
-            )
-            self._handles.append(
-                module.register_forward_hook(self._leave, prepend=False, always_call=True)
+                module.register_forward_hook(leave, prepend=False, always_call=True)
             )
         self._hooks.__enter__()
         return self
@@ -86,7 +92,7 @@ class SavedBytes:
             handle.remove()
         self._handles.clear()
 
-    def _leave(self, *_: Any) -> None:
+    def _leave(self) -> None:
         self._running.pop()
 
     def _count(self, tensor: Tensor) -> None:
