@@ -117,8 +117,8 @@ class _ConvBlock(torch.autograd.Function):
 class _Backward:
     """The backward pass of one block, a part of the batch at a time.
 
-    The output of the convolution is made again, and gives its memory to its own gradient and then
-    to that of the input, where that has the same size.
+    The output of the convolution is made again for each part, twice where sums over the whole batch
+    have to be known first, so that it never stands in memory as a whole.
     """
 
     def __init__(self, ctx: Any) -> None:
@@ -136,26 +136,23 @@ class _Backward:
             statistics = self.call.norm.batch_statistics
             self.norm = Normalised(statistics, mean, invstd, gamma, beta)
         per_image = 4 * max(math.prod(self.shape[1:]), math.prod(self.input_shape[1:]))
-        self.images = images_at_a_time(per_image, self.shape[0])
-        self.parts = chunks(self.shape[0], self.images)
-        self.maps = self._maps()
-
-    def _maps(self) -> Tensor | None:
-        """The output of the convolution, if anything depends on its values."""
-        act = self.call.activation
-        of_value = act is not None and self.bits is None and self.value is None
-        if not (of_value or self._reduces):
-            return None
-        maps = self.call.conv.output(self.kept, self.weight, self.bias)
-        return maps.contiguous(memory_format=self.order)
-
-    @property
-    def _reduces(self) -> bool:
-        """Whether the sums over the batch are needed that the batch norm's gradients are."""
-        needed = self.needs_gamma or self.needs_beta
-        return self.norm is not None and (
-            needed or (self.norm.batch_statistics and self.needs_conv)
+        self.parts = chunks(self.shape[0], images_at_a_time(per_image, self.shape[0]))
+        # whether the sums over the batch are needed that the batch norm's gradients are
+        self.reduces = self.norm is not None and (
+            self.needs_gamma
+            or self.needs_beta
+            or (self.norm.batch_statistics and self.needs_conv)
         )
+        self._made: tuple[int, Tensor] | None = None
+
+    def _maps(self, start: int, count: int) -> Tensor:
+        """The output of the convolution, of some images; kept until others are asked for."""
+        if self._made is None or self._made[0] != start:
+            self._made = None
+            kept = self.call.conv.narrow(self.kept, start, count)
+            maps = self.call.conv.output(kept, self.weight, self.bias)
+            self._made = (start, maps.contiguous(memory_format=self.order))
+        return self._made[1]
 
     def run(self, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of call, x, residual, weight, bias, gamma and beta."""
@@ -172,7 +169,7 @@ class _Backward:
                 for start, count in self.parts:
                     part = self._of_normalised(grad, start, count)
                     grad_residual.narrow(0, start, count).copy_(part)
-        if sums is None and self._reduces:
+        if sums is None and self.reduces:
             sums = self._sums(grad, grad_residual)
         grad_input = grad_weight = grad_bias = None
         if self.needs_conv:
@@ -185,11 +182,10 @@ class _Backward:
 
     def _sums(self, grad: Tensor, of_residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Gradients of gamma and beta."""
-        assert self.norm is not None and self.maps is not None
+        assert self.norm is not None
         parts = (
             self.norm.reduce(
-                self._part_of_normalised(grad, of_residual, start, count),
-                self.maps.narrow(0, start, count),
+                self._part_of_normalised(grad, of_residual, start, count), self._maps(start, count)
             )
             for start, count in self.parts
         )
@@ -206,18 +202,16 @@ class _Backward:
             part = grad.narrow(0, start, count)
             indices = self.call.pool.indices(self.place.narrow(0, start, count), self.shape[-1])
             indices = indices.view(part.shape)
-            maps = None
-            if self.maps is not None:
-                maps = gather(self.maps.narrow(0, start, count), indices)
             if self.bits is not None and act is not None:
                 part = act.backward_by_side(part, gather(self._side(start, count), indices))
             elif act is not None:
-                assert maps is not None
+                maps = gather(self._maps(start, count), indices)
                 part = act.backward(part, maps if self.norm is None else self.norm.apply(maps))
             part = part.contiguous()
             grads.append(part)
-            if self._reduces:
-                assert self.norm is not None and maps is not None
+            if self.reduces:
+                assert self.norm is not None
+                maps = gather(self._maps(start, count), indices)
                 sums.append(self.norm.reduce(part.to(self.dtype), maps))
         return torch.cat(grads), _added(sums) if sums else None
 
@@ -238,8 +232,7 @@ class _Backward:
             return act.backward_by_side(part, self._side(start, count))
         if self.value is not None:
             return act.backward(part, self.value.narrow(0, start, count))
-        assert self.maps is not None
-        maps = self.maps.narrow(0, start, count)
+        maps = self._maps(start, count)
         return act.backward(part, maps if self.norm is None else self.norm.apply(maps))
 
     def _part_of_normalised(
@@ -264,8 +257,9 @@ class _Backward:
         for start, count in self.parts:
             part = self._part_of_normalised(grad, of_residual, start, count)
             if self.norm is not None:
-                maps = None if self.maps is None else self.maps.narrow(0, start, count)
+                maps = self._maps(start, count) if self.norm.batch_statistics else None
                 part = self.norm.grad_maps_(maps, part, sums, averaged)
+                self._made = None  # its memory holds the gradient now
             if self.needs_bias:
                 added = part.sum((0, *range(2, part.dim())), dtype=self.weight.dtype)
                 grad_bias = added if grad_bias is None else grad_bias.add_(added)
@@ -280,21 +274,12 @@ class _Backward:
             if count == self.shape[0]:
                 return of_input, grad_weight, grad_bias
             if grad_input is None:
-                grad_input = self._memory_for(of_input)
+                grad_input = torch.empty(
+                    self.input_shape, dtype=of_input.dtype, device=of_input.device,
+                    memory_format=self.order,
+                )  # fmt: skip
             grad_input.narrow(0, start, count).copy_(of_input)
         return grad_input, grad_weight, grad_bias
-
-    def _memory_for(self, part: Tensor) -> Tensor:
-        """Memory for the gradient of the whole input: where the maps were, if they are as large.
-
-        Of those the first images are done with whenever a part of the gradient is written.
-        """
-        maps = self.maps
-        if maps is not None and maps.shape == self.input_shape and maps.dtype == part.dtype:
-            return maps
-        return torch.empty(
-            self.input_shape, dtype=part.dtype, device=part.device, memory_format=self.order
-        )
 
     def _side(self, start: int, count: int) -> Tensor:
         """The bits of some images, unpacked."""

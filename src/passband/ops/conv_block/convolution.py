@@ -185,7 +185,7 @@ def images_at_a_time(bytes_per_image: int, batch: int) -> int:
     return max(-(-batch // max(parts, 1)), 1)
 
 
-_CHUNK_BYTES = 8 << 20
+_CHUNK_BYTES = 4 << 20
 _LEAST_IMAGES = 16
 
 
