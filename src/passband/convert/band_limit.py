@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from passband.config import BandLimit
-from passband.convert.handler import Handler, Reason, become, register_handler
-from passband.convert.memory import Block, fuse, unfuse
+from passband.convert.handler import Block, Handler, Reason, become, register_handler
+from passband.convert.memory import fuse, unfuse
 from passband.measure.layers import ExampleInput, LayerUse, call_model, undisturbed
 from passband.measure.macs import (
     TRANSPOSED,

@@ -6,7 +6,6 @@ class of its own, derived from the one it has, with a forward that runs each blo
 
 import copy
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any
 
 from torch import fx, nn
@@ -59,9 +58,9 @@ def unfuse(model: nn.Module) -> None:
 def memory_settings(model: nn.Module) -> Settings | None:
     """How the blocks of a model are fused; None where none are."""
     for module in model.modules():
-        if hasattr(type(module), "_passband_base"):
-            settings: Settings = type(module)._passband_settings
-            return settings
+        if hasattr(module, "_passband_settings"):
+            settings: Any = module._passband_settings
+            return (settings[0], settings[1])
     return None
 
 
@@ -92,47 +91,54 @@ def _left(prefix: str, left: Left) -> Block:
     return Block(prefix + left.module, left.kind, (prefix + left.module,), left.reason)
 
 
-@lru_cache(maxsize=None)
-def _fused_class(base: type[nn.Module], settings: Settings) -> type[nn.Module]:
+_FUSED: dict[Any, Any] = {}
+
+
+def _fused_class(base: Any, settings: Settings) -> Any:
     """A class like another one but for its forward; its name is the same."""
+    if (base, settings) in _FUSED:
+        return _FUSED[base, settings]
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         functions: dict[bool, Callable[..., Any]] = self.__dict__[_FUNCTIONS]
         return functions[self.training](self, *args, **kwargs)
 
-    def __reduce_ex__(self: nn.Module, protocol: Any) -> Any:
+    def reduce(self: nn.Module, protocol: Any) -> Any:
         state = {key: value for key, value in self.__dict__.items() if key != _FUNCTIONS}
         return _rebuild, (base, settings), state
 
-    def __setstate__(self: nn.Module, state: dict[str, Any]) -> None:
+    def set_state(self: nn.Module, state: dict[str, Any]) -> None:
         base.__setstate__(self, state)
         _build(self)
 
-    return type(
+    _FUSED[base, settings] = type(
         base.__name__,
         (base,),
         {
             "__module__": base.__module__,
             "__qualname__": base.__qualname__,
             "__doc__": base.__doc__,
-            "__reduce_ex__": __reduce_ex__,
-            "__setstate__": __setstate__,
+            "__reduce_ex__": reduce,
+            "__setstate__": set_state,
             "forward": forward,
             "_passband_base": base,
             "_passband_settings": settings,
         },
     )
+    return _FUSED[base, settings]
 
 
 def _rebuild(base: type[nn.Module], settings: Settings) -> nn.Module:
     """An empty container, which its state will fill."""
     kind = _fused_class(base, settings)
-    return kind.__new__(kind)
+    container: nn.Module = kind.__new__(kind)
+    return container
 
 
 def _build(container: nn.Module) -> None:
     """Make the functions that a fused container runs in training and in evaluation."""
-    base, settings = type(container)._passband_base, type(container)._passband_settings
+    kind: Any = type(container)
+    base, settings = kind._passband_base, kind._passband_settings
     plain = copy.copy(container.__dict__)
     container.__dict__[_FUNCTIONS] = {
         mode: _function(base, plain, settings, mode) for mode in (True, False)

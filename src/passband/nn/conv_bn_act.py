@@ -5,6 +5,7 @@ The modules stay what they are; where gradients are asked for, a block runs them
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from passband.nn.fused_parts import (
     pool_of,
 )
 from passband.nn.probes import has_other_hooks, probed
+from passband.ops.band_limited_conv.layout import is_under_autocast
 from passband.ops.conv_block import single
 from passband.ops.conv_block.activation import Activation
 from passband.ops.conv_block.block import BlockCall, conv_block
@@ -140,7 +142,8 @@ def run_chain(
     """
     given = [features] if isinstance(features, Tensor) else list(features)
     modules = [m for stage in stages for m in stage if isinstance(m, nn.Module)]
-    calls = _convs_of_chain(given, stages, modules)
+    inputs: list[Tensor] = []
+    calls = _convs_of_chain(given, stages, modules, inputs)
     if calls is None:
         v = given[0] if len(given) == 1 else torch.cat(given, 1)
         for norm, activation, conv in stages:
@@ -156,12 +159,14 @@ def run_chain(
     parameters: list[Any] = []
     for norm, _, conv in stages:
         parameters += [conv.weight, conv.bias, norm.weight, norm.bias]
-    with probed(stages[0][2], given[0]):
+    with ExitStack() as stack:
+        for (_, _, conv), x in reversed(list(zip(stages, inputs, strict=True))):
+            stack.enter_context(probed(conv, x))
         return conv_chain(chain, given, parameters)
 
 
 @run_uncompiled(EAGER)
-def run_max_pool(x: Tensor, pool: nn.Module) -> Tensor:
+def run_max_pool(x: Tensor, pool: Any) -> Any:
     """Maximum pooling that keeps a byte per output."""
     call = pool_of(pool)
     if call is None or not _is_differentiated(x, [pool]) or x.dim() < 3:
@@ -171,7 +176,7 @@ def run_max_pool(x: Tensor, pool: nn.Module) -> Tensor:
 
 
 @run_uncompiled(EAGER)
-def run_dropout(x: Tensor, module: nn.Module) -> Tensor:
+def run_dropout(x: Tensor, module: Any) -> Any:
     """Dropout that keeps the state of the random generator."""
     if not module.training or not 0 < module.p < 1 or not _is_differentiated(x, [module]):
         return module(x)
@@ -200,8 +205,12 @@ def _convs_of_chain(
     features: Sequence[Tensor],
     stages: Sequence[tuple[nn.Module, ActivationLike, nn.Module]],
     modules: Sequence[nn.Module],
+    inputs: list[Tensor],
 ) -> list[Conv] | None:
-    """The convolutions' calls, if the chain can run as one operation."""
+    """The convolutions' calls, if the chain can run as one operation.
+
+    Maps of the shapes that they are given, without values, are added to `inputs`.
+    """
     first, shape = features[0], features[0].shape
     calls: list[Conv] = []
     if not _is_differentiated(first, modules, *features[1:]):
@@ -210,15 +219,16 @@ def _convs_of_chain(
         return None
     channels, size = sum(f.shape[1] for f in features), tuple(shape[2:])
     for norm, _, conv in stages:
-        meta = first.new_empty((shape[0], channels, *size), device="meta")
-        if not _normalises(norm) or not _fits(meta, conv, first.device):
+        x = first.detach().new_empty(()).expand(shape[0], channels, *size)
+        if not _normalises(norm) or not _fits(x, conv):
             return None
         if getattr(conv, "energy", None) is not None:
             return None  # the band would depend on maps that are not there yet
-        call = conv_call(conv, meta, None)
-        if call is None or (norm.training and shape[0] * meta[0, 0].numel() == 1):
+        call = conv_call(conv, x, None)
+        if call is None or (norm.training and shape[0] * x[0, 0].numel() == 1):
             return None
         calls.append(call)
+        inputs.append(x)
         channels, size = conv.out_channels, tuple(output_points(call))  # type: ignore[assignment]
     return calls
 
@@ -237,7 +247,7 @@ def _is_differentiated(x: Tensor, modules: Sequence[nn.Module], *more: Tensor) -
     )
 
 
-def _fits(x: Tensor, conv: nn.Module, device: torch.device | None = None) -> bool:
+def _fits(x: Tensor, conv: Any) -> bool:
     """Whether a convolution is one that blocks know, and takes these maps."""
     weight = conv.weight
     return (
@@ -245,8 +255,8 @@ def _fits(x: Tensor, conv: nn.Module, device: torch.device | None = None) -> boo
         and type(weight) in (Tensor, nn.Parameter)
         and x.dim() == weight.dim()
         and x.shape[1] == conv.in_channels
-        and (device or x.device) == weight.device
-        and (x.dtype == weight.dtype or torch.is_autocast_enabled((device or x.device).type))
+        and x.device == weight.device
+        and (x.dtype == weight.dtype or is_under_autocast(x.device))
         and len(x) > 0
     )
 
@@ -260,7 +270,7 @@ def _is_single_value(x: Tensor, call: Conv) -> bool:
     return len(x) == 1 and all(n == 1 for n in output_points(call))
 
 
-def _adds(x: Tensor, residual: Tensor, conv: nn.Module, call: Conv) -> bool:
+def _adds(x: Tensor, residual: Tensor, conv: Any, call: Conv) -> bool:
     """Whether the residual is as large as the convolution's output."""
     shape = (len(x), conv.out_channels, *output_points(call))
     return type(residual) is Tensor and tuple(residual.shape) == shape

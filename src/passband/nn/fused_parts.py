@@ -47,7 +47,7 @@ def _is_timm_norm(module: nn.Module) -> bool:
     return kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm.layers")
 
 
-def norm_activation(norm: nn.Module) -> nn.Module | None:
+def norm_activation(norm: Any) -> nn.Module | None:
     """The activation inside a batch norm of timm's; None where there is none."""
     if not _is_timm_norm(norm):
         return None
@@ -56,7 +56,7 @@ def norm_activation(norm: nn.Module) -> nn.Module | None:
     return None if type(activation) is nn.Identity else activation
 
 
-def is_plain_norm(norm: nn.Module) -> bool:
+def is_plain_norm(norm: Any) -> bool:
     """Whether a batch norm does nothing else: no dropout, an activation that is known."""
     if not _is_timm_norm(norm):
         return True
@@ -71,38 +71,42 @@ def activation_of(module: nn.Module) -> Activation | None:
     return None if make is None else make(module)
 
 
-def pool_of(module: nn.Module) -> Pool | None:
+def pool_of(module: Any) -> Pool | None:
     """The pooling of one or two axes that a module is, or None."""
     kind = type(module)
+    axes = 1 if kind in (nn.MaxPool1d, nn.AvgPool1d) else 2
+
+    def pair(value: Any, row: int) -> tuple[int, int]:
+        """One number per axis; of a series, and of its one row."""
+        numbers = per_axis("pooling", value, axes, 0)
+        return (row, numbers[0]) if axes == 1 else (numbers[0], numbers[1])
+
     pool: Pool | None = None
     if kind in (nn.MaxPool1d, nn.MaxPool2d) and not module.return_indices:
-        axes = 1 if kind is nn.MaxPool1d else 2
-        shapes = (module.kernel_size, module.stride, module.padding, module.dilation)
-        sizes = [_pair(value, axes, i) for i, value in enumerate(shapes)]
-        pool = Pool("max", *sizes, ceil_mode=bool(module.ceil_mode))
-    elif kind in (nn.AvgPool1d, nn.AvgPool2d):
-        axes = 1 if kind is nn.AvgPool1d else 2
-        shapes = (module.kernel_size, module.stride, module.padding)
-        sizes = [_pair(value, axes, i) for i, value in enumerate(shapes)]
         pool = Pool(
-            "average", *sizes, ceil_mode=bool(module.ceil_mode),
-            count_include_pad=bool(module.count_include_pad),
-            divisor=getattr(module, "divisor_override", None),
+            "max", pair(module.kernel_size, 1), pair(module.stride, 1), pair(module.padding, 0),
+            pair(module.dilation, 1), bool(module.ceil_mode),
+        )  # fmt: skip
+    elif kind in (nn.AvgPool1d, nn.AvgPool2d):
+        pool = Pool(
+            "average", pair(module.kernel_size, 1), pair(module.stride, 1), pair(module.padding, 0),
+            (1, 1), bool(module.ceil_mode), bool(module.count_include_pad),
+            getattr(module, "divisor_override", None),
         )  # fmt: skip
     return pool if pool is not None and pool.fits else None
 
 
-def _pair(value: Any, axes: int, position: int) -> tuple[int, int]:
-    """Kernel, stride, padding or dilation of two axes; a series has one row."""
-    numbers = per_axis("pooling", value, axes, 0)
-    row = 0 if position == 2 else 1
-    return (row, numbers[0]) if axes == 1 else (numbers[0], numbers[1])
-
-
-def conv_call(conv: nn.Module, x: Tensor, spectrum_dtype: str | None) -> Conv | None:
+def conv_call(conv: Any, x: Tensor, spectrum_dtype: str | None) -> Conv | None:
     """A convolution's call on maps, or None where a block cannot make it."""
-    size, dtype = x.shape[2:], product_dtype(conv.weight)
-    shapes = (size, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
+    dtype = product_dtype(conv.weight)
+    shapes = (
+        tuple(x.shape[2:]),
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+    )
     if type(conv) not in BAND_LIMITED:
         return PlainConv(conv_geometry(*shapes), dtype)
     geometry = conv_geometry(
@@ -124,7 +128,7 @@ def conv_call(conv: nn.Module, x: Tensor, spectrum_dtype: str | None) -> Conv | 
     return SpectralConv(geometry, algorithm, dtype, spectrum_dtype)
 
 
-def norm_call(norm: nn.Module) -> NormCall:
+def norm_call(norm: Any) -> NormCall:
     """A batch norm's call, counted as torch's modules count theirs."""
     factor = 0.0 if norm.momentum is None else norm.momentum
     updates = norm.training and norm.track_running_stats

@@ -43,7 +43,7 @@ def probed(module: nn.Module, x: Tensor) -> Iterator[None]:
     """Call a module's probes around what is done in its place."""
     for key, hook in module._forward_pre_hooks.items():
         if key in module._forward_pre_hooks_with_kwargs:
-            hook(module, (x,), {})  # type: ignore[call-arg,arg-type]
+            hook(module, (x,), {})
         else:
             hook(module, (x,))
     try:

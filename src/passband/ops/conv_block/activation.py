@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,14 +57,19 @@ def _gelu(v: Tensor, approximate: float | str | None) -> Tensor:
     return F.gelu(v, approximate=str(approximate))
 
 
-def _gelu_backward(grad: Tensor, v: Tensor, approximate: float | str | None) -> Tensor:
+def _leaky_relu(v: Tensor, slope: float | str | None) -> Tensor:
+    assert isinstance(slope, float)
+    return F.leaky_relu_(v, slope)
+
+
+def _gelu_backward(grad: Tensor, v: Tensor, approximate: float | str | None) -> Any:
     return _aten.gelu_backward(grad, v, approximate=approximate)
 
 
 _FORWARD: dict[str, Callable[[Tensor, float | str | None], Tensor]] = {
     "relu": lambda v, _: v.relu_(),
     "relu6": lambda v, _: F.relu6(v, inplace=True),
-    "leaky_relu": lambda v, slope: F.leaky_relu_(v, slope),
+    "leaky_relu": _leaky_relu,
     "silu": lambda v, _: F.silu(v, inplace=True),
     "hardswish": lambda v, _: F.hardswish(v, inplace=True),
     "tanh": lambda v, _: v.tanh_(),

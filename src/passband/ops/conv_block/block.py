@@ -18,7 +18,7 @@ from passband.ops.band_limited_conv.layout import memory_format
 from passband.ops.conv_block.activation import Activation
 from passband.ops.conv_block.bits import pack_bits, unpack_bits
 from passband.ops.conv_block.convolution import Conv, Kept, chunks, images_at_a_time
-from passband.ops.conv_block.normalisation import NormCall, Normalised
+from passband.ops.conv_block.normalisation import Normalised, NormCall
 from passband.ops.conv_block.pooling import Pool, gather
 from passband.ops.conv_block.storage import offload
 
@@ -62,7 +62,7 @@ def conv_block(
         gamma: Scale of the batch norm, or None.
         beta: Shift of the batch norm, or None.
     """
-    output: Tensor = _ConvBlock.apply(call, x, residual, weight, bias, gamma, beta)  # type: ignore[no-untyped-call]
+    output: Tensor = _ConvBlock.apply(call, x, residual, weight, bias, gamma, beta)
     return output
 
 
@@ -99,14 +99,12 @@ class _ConvBlock(torch.autograd.Function):
         ctx.call, ctx.offloaded = call, ()
         if call.offload is not None:
             ctx.offloaded, kept = tuple(offload(tensor, call.offload) for tensor in kept), ()
-        ctx.save_for_backward(
-            weight, bias, gamma, beta, mean, invstd, bits, value, place, *kept
-        )
+        ctx.save_for_backward(weight, bias, gamma, beta, mean, invstd, bits, value, place, *kept)
         ctx.set_materialize_grads(False)
         return v
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 7
@@ -139,9 +137,7 @@ class _Backward:
         self.parts = chunks(self.shape[0], images_at_a_time(per_image, self.shape[0]))
         # whether the sums over the batch are needed that the batch norm's gradients are
         self.reduces = self.norm is not None and (
-            self.needs_gamma
-            or self.needs_beta
-            or (self.norm.batch_statistics and self.needs_conv)
+            self.needs_gamma or self.needs_beta or (self.norm.batch_statistics and self.needs_conv)
         )
         self._made: tuple[int, Tensor] | None = None
 

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from passband.ops.conv_block.activation import Activation
 from passband.ops.conv_block.convolution import Conv, Kept, chunks, images_at_a_time
-from passband.ops.conv_block.normalisation import NormCall, Normalised
+from passband.ops.conv_block.normalisation import Normalised, NormCall
 from passband.ops.conv_block.pooling import Pool
 
 PARAMETERS = 4
@@ -53,7 +53,7 @@ def conv_chain(
         features: Maps (B, C_i, n1, ..), which are concatenated along the channels.
         parameters: Filters, bias, gamma and beta of each stage, one stage after the other.
     """
-    output: Tensor = _ConvChain.apply(call, len(features), *features, *parameters)  # type: ignore[no-untyped-call]
+    output: Tensor = _ConvChain.apply(call, len(features), *features, *parameters)
     return output
 
 
@@ -83,7 +83,7 @@ class _ConvChain(torch.autograd.Function):
         return v
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
@@ -109,9 +109,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         of_bias = None
         if needs[1]:
             of_bias = grad.sum((0, *range(2, grad.dim())), dtype=weight.dtype)
-        of_input, of_weight = stages[index].conv.backward(
-            grad, kept.pop(), weight, more, needs[0]
-        )
+        of_input, of_weight = stages[index].conv.backward(grad, kept.pop(), weight, more, needs[0])
         of_gamma = of_beta = None
         if of_input is not None:
             maps = inputs.pop()
@@ -125,7 +123,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             missing = PARAMETERS * index
             return (*[None] * (count + missing), *gradients)
     sizes = [feature.shape[1] for feature in saved[:count]]
-    parts = grad.split(sizes, 1)
+    parts = torch.split(grad, sizes, 1)
     return (*(p if n else None for p, n in zip(parts, needed, strict=False)), *gradients)
 
 

@@ -45,6 +45,12 @@ class PlainConv:
         )
 
     @cached_property
+    def _points(self) -> tuple[slice, ...]:
+        """The points that the stride meets."""
+        every = slice(None)
+        return (every, every, *(slice(None, None, s) for s in self.geometry.stride))
+
+    @cached_property
     def _convolved(self) -> ConvGeometry:
         """The geometry of the convolution of what is kept."""
         g = self.geometry
@@ -64,8 +70,7 @@ class PlainConv:
         """What is kept of the input."""
         kept = x.to(self.dtype)
         if self._samples:
-            strides = tuple(slice(None, None, s) for s in self.geometry.stride)
-            kept = kept[(..., *strides)].contiguous()
+            kept = kept[self._points].contiguous()
         return (kept,)
 
     def output(self, kept: Kept, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -98,8 +103,7 @@ class PlainConv:
         if grad_input is not None and self._samples:
             sampled = grad_input
             grad_input = sampled.new_zeros((*sampled.shape[:2], *self.geometry.size))
-            strides = tuple(slice(None, None, s) for s in self.geometry.stride)
-            grad_input[(..., *strides)] = sampled
+            grad_input[self._points] = sampled
         return grad_input, grad_weight if needs_weight else None
 
 

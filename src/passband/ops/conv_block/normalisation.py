@@ -32,6 +32,7 @@ class NormCall:
             gamma, beta, self.running_mean, self.running_var, self.batch_statistics,
             self.momentum, self.eps,
         )  # fmt: skip
+        result: tuple[Tensor, Tensor, Tensor]
         if in_place and maps.device.type == "cpu":  # elsewhere kernels do not say that they may
             kept = gamma if gamma is not None else maps
             empty = torch.empty(0, dtype=kept.dtype)
@@ -120,6 +121,8 @@ class Normalised:
         offset = (self.scale * grad_beta / -count).view(shape)
         mean = self.mean.view(shape)
         if maps.dtype != slope.dtype:
-            return maps.copy_(((maps - mean) * slope + offset).addcmul_(grad.to(slope.dtype), scale))
+            return maps.copy_(
+                ((maps - mean) * slope + offset).addcmul_(grad.to(slope.dtype), scale)
+            )
         maps.sub_(mean)
         return torch.addcmul(offset, maps, slope, out=maps).addcmul_(grad, scale)

@@ -60,7 +60,7 @@ class Pool:
     def indices(self, place: Tensor, width: int) -> Tensor:
         """Where the maxima stand in the maps, rows one after the other: int64."""
         place = place.long()
-        top, left = self._corners(*place.shape[-2:], place.device)
+        top, left = self._corners(place.shape[-2], place.shape[-1], place.device)
         column = place.remainder(self.kernel[1]).mul_(self.dilation[1]).add_(left)
         row = place.div_(self.kernel[1], rounding_mode="floor").mul_(self.dilation[0]).add_(top)
         return row.mul_(width).add_(column)

@@ -12,13 +12,13 @@ from passband.ops.conv_block.pooling import Pool
 
 def dropout(x: Tensor, probability: float) -> Tensor:
     """Dropout in training that keeps the state of the random generator instead of a mask."""
-    output: Tensor = _Dropout.apply(x, probability)  # type: ignore[no-untyped-call]
+    output: Tensor = _Dropout.apply(x, probability)
     return output
 
 
 def max_pool(x: Tensor, pool: Pool) -> Tensor:
     """Maximum pooling that keeps a byte per output instead of the map and 64-bit indices."""
-    output: Tensor = _MaxPool.apply(x, pool)  # type: ignore[no-untyped-call]
+    output: Tensor = _MaxPool.apply(x, pool)
     return output
 
 
@@ -30,7 +30,7 @@ class _Dropout(torch.autograd.Function):
         return F.dropout(x, probability, training=True)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (state,) = ctx.saved_tensors
         present = _generator_state(grad.device)
@@ -50,7 +50,7 @@ class _MaxPool(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (place,) = ctx.saved_tensors
         indices = ctx.pool.indices(place, ctx.shape[-1])

@@ -24,8 +24,8 @@ def round_spectrum(spectrum: Tensor, dtype: str | None) -> tuple[Tensor, ...]:
         return (spectrum,)
     if dtype == "bfloat16":
         return (spectrum.to(torch.bfloat16),)
-    axes = tuple(range(1, spectrum.dim())) if spectrum.dim() == 3 else tuple(
-        range(2, spectrum.dim())
+    axes = (
+        tuple(range(1, spectrum.dim())) if spectrum.dim() == 3 else tuple(range(2, spectrum.dim()))
     )
     scale = spectrum.abs().amax(axes, keepdim=True).clamp_min(1e-30) / _INT8_MAX
     return (spectrum / scale).round_().to(torch.int8), scale
@@ -71,6 +71,6 @@ def offload(tensor: Tensor, where: str) -> Offloaded:
         return Offloaded(tensor.reshape(-1), tensor.shape, tensor.device)
     stored = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     stored.copy_(tensor, non_blocking=True)
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
     return Offloaded(stored, tensor.shape, tensor.device, event)
