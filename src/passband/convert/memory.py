@@ -13,6 +13,7 @@ from torch import fx, nn
 from passband.config import BandLimit
 from passband.convert.handler import Block
 from passband.convert.patterns import Finder, Left, Match, compiled, rewrite, trace
+from passband.nn.fused_parts import is_norm
 
 Settings = tuple[str | None, str | None]
 """spectrum_dtype and offload of a config."""
@@ -67,7 +68,7 @@ def memory_settings(model: nn.Module) -> Settings | None:
 def _containers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         own = type(module).__module__.startswith("torch.nn.") and type(module) is not nn.Sequential
-        if next(module.children(), None) is not None and not own:
+        if next(module.children(), None) is not None and not own and not is_norm(module):
             yield name, module
 
 

@@ -298,7 +298,7 @@ class Finder:
     def _single(self, node: fx.Node) -> Match | None:
         """Maximum pooling and dropout on their own."""
         module = self.module(node)
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.Dropout) and module.p > 0:
             return Match([node], ["dropout"], [str(node.target)], conv=str(node.target))
         pool = None if module is None else pool_of(module)
         if pool is not None and pool.kind == "max":

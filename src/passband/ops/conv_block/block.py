@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from passband.ops.band_limited_conv.layout import memory_format
 from passband.ops.conv_block.activation import Activation
 from passband.ops.conv_block.bits import pack_bits, unpack_bits
 from passband.ops.conv_block.convolution import Conv, Kept, chunks, images_at_a_time
+from passband.ops.conv_block.derivative import differentiable_once
 from passband.ops.conv_block.normalisation import Normalised, NormCall
 from passband.ops.conv_block.pooling import Pool, gather
 from passband.ops.conv_block.storage import offload
@@ -87,12 +87,13 @@ class _ConvBlock(torch.autograd.Function):
                 v, mean, invstd = call.norm.forward(v, gamma, beta, True)
             if residual is not None:
                 v = v.add_(residual) if v.dtype == residual.dtype else v + residual
-            if act is not None and (residual is not None or call.norm is None):
-                if act.has_kinks_only:
+            if act is not None:
+                made_again = residual is None and call.norm is not None and not call.conv.samples
+                if act.has_kinks_only and not made_again:
                     bits = pack_bits(act.side(v))
                 elif residual is not None:
                     value = v.clone()
-            v = v if act is None else act.forward(v)
+                v = act.forward(v)
             ctx.order, ctx.shape, ctx.input_shape = memory_format(v), v.shape, x.shape
             if pool is not None:
                 v, place = pool.forward(v)
@@ -104,7 +105,7 @@ class _ConvBlock(torch.autograd.Function):
         return v
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 7

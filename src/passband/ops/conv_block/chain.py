@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from passband.ops.conv_block.activation import Activation
 from passband.ops.conv_block.convolution import Conv, Kept, chunks, images_at_a_time
+from passband.ops.conv_block.derivative import differentiable_once
 from passband.ops.conv_block.normalisation import Normalised, NormCall
 from passband.ops.conv_block.pooling import Pool
 
@@ -83,7 +83,7 @@ class _ConvChain(torch.autograd.Function):
         return v
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)

@@ -35,8 +35,11 @@ class PlainConv:
     dtype: torch.dtype
 
     @cached_property
-    def _samples(self) -> bool:
-        """Whether the filter has one point and a stride, so that some points are never seen."""
+    def samples(self) -> bool:
+        """Whether the filter has one point and a stride, so that some points are never seen.
+
+        The output made again from the others may then have other last bits.
+        """
         g = self.geometry
         return (
             all(k == 1 for k in g.kernel)
@@ -54,7 +57,7 @@ class PlainConv:
     def _convolved(self) -> ConvGeometry:
         """The geometry of the convolution of what is kept."""
         g = self.geometry
-        if not self._samples:
+        if not self.samples:
             return g
         ones = (1,) * g.axes
         return ConvGeometry(
@@ -63,21 +66,24 @@ class PlainConv:
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Kept]:
         """Output, and what is kept of the input."""
-        kept = self.keep(x)
-        return self.output(kept, weight, bias), kept
+        return self._convolve(x, weight, bias, self.geometry), self.keep(x)
 
     def keep(self, x: Tensor) -> Kept:
         """What is kept of the input."""
         kept = x.to(self.dtype)
-        if self._samples:
+        if self.samples:
             kept = kept[self._points].contiguous()
         return (kept,)
 
     def output(self, kept: Kept, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The output again."""
-        dtype = self.dtype
-        bias = None if bias is None else bias.to(dtype)
-        return convolve_full_band(kept[0], weight.to(dtype), bias, self._convolved)
+        return self._convolve(kept[0], weight, bias, self._convolved)
+
+    def _convolve(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry
+    ) -> Tensor:
+        bias = None if bias is None else bias.to(self.dtype)
+        return convolve_full_band(x.to(self.dtype), weight.to(self.dtype), bias, geometry)
 
     def narrow(self, kept: Kept, start: int, count: int) -> Kept:
         """What is kept of some images."""
@@ -100,7 +106,7 @@ class PlainConv:
         if grad_input is not None and uneven:
             for axis, ((before, _), size) in enumerate(zip(g.padding, g.size, strict=True), 2):
                 grad_input = grad_input.narrow(axis, before, size)
-        if grad_input is not None and self._samples:
+        if grad_input is not None and self.samples:
             sampled = grad_input
             grad_input = sampled.new_zeros((*sampled.shape[:2], *self.geometry.size))
             grad_input[self._points] = sampled
@@ -125,6 +131,8 @@ class SpectralConv:
     algorithm: str
     dtype: torch.dtype
     spectrum_dtype: str | None = None
+
+    samples = False
 
     @cached_property
     def _arguments(self) -> tuple[Any, ...]:

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from passband.ops.conv_block.derivative import differentiable_once
 from passband.ops.conv_block.pooling import Pool
 
 
@@ -30,7 +30,7 @@ class _Dropout(torch.autograd.Function):
         return F.dropout(x, probability, training=True)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (state,) = ctx.saved_tensors
         present = _generator_state(grad.device)
@@ -50,7 +50,7 @@ class _MaxPool(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (place,) = ctx.saved_tensors
         indices = ctx.pool.indices(place, ctx.shape[-1])
