@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from passband.atomic import atomic_path
 from passband.config import BandLimit, config_from_dict
 from passband.convert.handler import Handler, handler_for, maker_of
-from passband.convert.memory import fuse, memory_settings, unfuse
+from passband.convert.memory import fuse
 from passband.networks import create_model
+from passband.nn.fused_class import fused_settings, unfuse
 from passband.tensor_file import DamagedFileError, read_tensors, write_tensors
 
 FORMAT = "passband-model-1"
@@ -118,7 +119,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
 
 def _memory(model: nn.Module) -> list[str | None] | None:
     """How the model's exact-memory blocks are made; None where there are none."""
-    settings = memory_settings(model)
+    settings = fused_settings(model)
     return None if settings is None else list(settings)
 
 

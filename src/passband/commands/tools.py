@@ -83,6 +83,12 @@ def profile(
     with Console(stderr=True).status("measuring"):
         table = measure(network, example, training=not inference)
     show(f"\n{table}")
+    if memory is not None and not inference:
+        from passband.measure.step import profile_step
+
+        with Console(stderr=True).status("measuring whole steps"):
+            steps = profile_step(network, example)
+        show(f"\n{steps}")
 
 
 @app.command()

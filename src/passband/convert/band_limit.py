@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from passband.config import BandLimit
 from passband.convert.handler import Block, Handler, Reason, become, register_handler
-from passband.convert.memory import fuse, unfuse
+from passband.convert.memory import fuse
 from passband.measure.layers import ExampleInput, LayerUse, call_model, undisturbed
 from passband.measure.macs import (
     TRANSPOSED,
@@ -24,6 +24,7 @@ from passband.nn.band_limited import (
     BandLimitedConv2d,
     BandLimitedConv3d,
 )
+from passband.nn.fused_class import unfuse
 from passband.ops.band_limited_conv.op import IMPLEMENTATIONS
 from passband.ops.band_limited_conv.select import check_algorithm
 from passband.spectrum.band import check_band_arguments
