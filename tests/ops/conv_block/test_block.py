@@ -132,7 +132,9 @@ class TestEveryCombination:
 
 
 def test_groups_and_no_bias() -> None:
-    conv: Any = pb.BandLimitedConv2d(6, 4, 3, groups=2, bias=False, compression=0.4)
+    conv: Any = pb.BandLimitedConv2d(
+        6, 4, 3, groups=2, bias=False, compression=0.4, algorithm="matmul"
+    )
     x = random(4, 6, 9, 10, dtype=torch.float32).requires_grad_()
     call = BlockCall(SpectralConv(conv.geometry((9, 10)), "matmul", torch.float32))
     call = BlockCall(call.conv, activation=Activation("relu"))
