@@ -15,9 +15,10 @@ The gradient's error is that of memory="exact" against the same band-limited net
 largest relative norm of a parameter's difference, where gradients that are nothing but rounding
 (below 1e-5 of the largest) count by the largest.
 
-The largest batch is found by halving, each trial in a process of its own whose address space is
-limited (RLIMIT_AS) to what the network itself needs and so many MiB more: whatever cannot be
-allocated then is an error, which says that the batch does not fit.
+The largest batch is found by halving, each trial in a process of its own whose private memory is
+limited (RLIMIT_DATA) to what the network itself needs and so many MiB more: whatever cannot be
+allocated then is an error, which says that the batch does not fit. Files mapped into memory do not
+count, so that what is kept on disk does not.
 """
 
 import argparse
@@ -53,6 +54,7 @@ class Contender:
     exact: bool = False
     checkpoint: bool = False
     autocast: bool = False
+    offload: str | None = None
 
 
 CONTENDERS = (
@@ -64,9 +66,10 @@ CONTENDERS = (
     Contender("exact c=0.85", 0.85, exact=True),
     Contender("exact c=0.5, checkpoint", 0.5, exact=True, checkpoint=True),
     Contender("exact c=0.5, bf16 autocast", 0.5, exact=True, autocast=True),
+    Contender("exact c=0.5, kept on disk", 0.5, exact=True, offload="disk"),
 )
 NETWORKS = ("resnet18", "vgg16_bn", "densenet121", "fcn")
-GIGABYTE_LIMIT_MIB = 1024
+LIMIT_MIB = 1024
 
 
 def make_network(name: str) -> nn.Module:
@@ -148,7 +151,8 @@ def make_contender(contender: Contender, plain: nn.Module) -> nn.Module:
     if contender.checkpoint:
         into_parts(model)
     if contender.compression is not None:
-        config = pb.BandLimit(contender.compression, memory="exact" if contender.exact else None)
+        memory = "exact" if contender.exact else None
+        config = pb.BandLimit(contender.compression, memory=memory, offload=contender.offload)
         pb.convert(model, config, filter_fn=has_several_points)
     if contender.checkpoint:
         with_checkpoints(model)
@@ -205,7 +209,9 @@ def measure(name: str, batch: int, rounds: int, device: str) -> list[dict[str, A
     rows = []
     for contender, (kept, peak) in found.items():
         error: float | str = ""
-        if contender.exact and not (contender.autocast or contender.checkpoint):
+        if contender.exact and not (
+            contender.autocast or contender.checkpoint or contender.offload
+        ):
             single = make_contender(Contender("", contender.compression), plain)
             exact = make_contender(contender, plain)
             error = f"{gradient_error(exact, single, x, labels):.1e}"
@@ -243,9 +249,9 @@ def trial(name: str, contender: Contender, batch: int, limit_mib: int) -> None:
     plain = make_network(name)
     Step(contender, make_contender(contender, plain), *make_batch(name, 2))()  # what is lazy, loads
     step = Step(contender, make_contender(contender, plain), *make_batch(name, batch))
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    bound = pages * resource.getpagesize() + limit_mib * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+    status = Path("/proc/self/status").read_text()
+    bound = 1024 * int(status.partition("VmData:")[2].split()[0]) + limit_mib * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
     try:
         step()
         step()
@@ -282,7 +288,7 @@ def main() -> None:
     table.add_argument("--batch", type=int, default=128)
     table.add_argument("--rounds", type=int, default=5)
     table.add_argument("--device", default="cpu")
-    most.add_argument("--limit-mib", type=int, default=GIGABYTE_LIMIT_MIB)
+    most.add_argument("--limit-mib", type=int, default=LIMIT_MIB)
     one = commands.add_parser("trial", help="one batch under a limit: what `largest` starts")
     for word in ("network", "contender", "batch", "limit_mib"):
         one.add_argument(word)
