@@ -13,6 +13,12 @@ ConfigT = TypeVar("ConfigT", bound="Config")
 
 _METHODS: dict[str, type["Config"]] = {}
 
+_MEMORY_CHOICES = {
+    "memory": ("exact",),
+    "spectrum_dtype": ("bfloat16", "int8"),
+    "offload": ("cpu", "disk"),
+}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -61,7 +67,7 @@ def config_from_dict(values: dict[str, Any]) -> Config:
     Examples:
         >>> config_from_dict(BandLimit(compression=0.5).to_dict())
         BandLimit(compression=0.5, energy=None, band=None, fft_size=None, \
-algorithm='auto', energy_mode='coarse')
+algorithm='auto', energy_mode='coarse', memory=None, spectrum_dtype=None, offload=None)
     """
     method = values.get("method")
     if not isinstance(method, str) or method not in _METHODS:
@@ -84,6 +90,13 @@ class BandLimit(Config):
         algorithm: "auto", "fft", "lowpass", "matmul" or "triton" (on CUDA devices).
         energy_mode: "coarse" adds whole shells of frequencies until the energy is reached, "fine"
             adds the last shell's coefficients one at a time.
+        memory: "exact" runs a convolution with the batch norm, the activation and the pooling
+            around it as one block that keeps no more than a spectrum for the backward pass, and
+            makes the rest again; gradients stay the same, to rounding. None leaves them single.
+        spectrum_dtype: "bfloat16" or "int8" (or torch's type) keeps the spectra in fewer bits, from
+            which the output is then made, too: approximate. Needs `memory`.
+        offload: "cpu" moves what the blocks keep to pinned memory of the host, "disk" to a file:
+            slower. Needs `memory`.
 
     Raises:
         ValueError: A value is outside its range, or more than one band is given.
@@ -102,6 +115,20 @@ class BandLimit(Config):
     fft_size: int | tuple[int, ...] | None = None
     algorithm: str = "auto"
     energy_mode: str = "coarse"
+    memory: str | None = None
+    spectrum_dtype: str | None = None
+    offload: str | None = None
 
     def __post_init__(self) -> None:
         check_band_arguments(self.compression, self.energy, self.band, self.energy_mode)
+        if self.spectrum_dtype is not None:  # torch.bfloat16 is "bfloat16" in JSON
+            name = str(self.spectrum_dtype).removeprefix("torch.")
+            object.__setattr__(self, "spectrum_dtype", name)
+        for name, allowed in _MEMORY_CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in allowed:
+                raise ValueError(
+                    f"{name} is {value!r}, allowed are None, {', '.join(map(repr, allowed))}"
+                )
+            if value is not None and self.memory is None:
+                raise ValueError(f"{name} is {value!r}, which needs memory='exact'")

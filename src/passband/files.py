@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from passband.atomic import atomic_path
-from passband.config import config_from_dict
+from passband.config import BandLimit, config_from_dict
 from passband.convert.handler import Handler, handler_for, maker_of
+from passband.convert.memory import fuse
 from passband.networks import create_model
+from passband.nn.fused_class import fused_settings, unfuse
 from passband.tensor_file import DamagedFileError, read_tensors, write_tensors
 
 FORMAT = "passband-model-1"
@@ -56,6 +58,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     description = {
         "architecture": getattr(model, "_passband_architecture", None),
         "layers": layers,
+        "memory": _memory(model),
         "training": model.training,
     }
     tensors = {name: _dense(name, value) for name, value in model.state_dict().items()}
@@ -105,9 +108,19 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
             handlers[name].convert(layer)
         elif maker is not None:
             maker.revert(layer)
+    unfuse(model)
+    if description.get("memory") is not None:  # a file may be older
+        spectrum_dtype, offload = description["memory"]
+        fuse(model, BandLimit(memory="exact", spectrum_dtype=spectrum_dtype, offload=offload))
     # a new network takes the saved tensors themselves, and so their types
     model.load_state_dict(tensors, assign=made)
     return model.train(description["training"]) if made else model
+
+
+def _memory(model: nn.Module) -> list[str | None] | None:
+    """How the model's exact-memory blocks are made; None where there are none."""
+    settings = fused_settings(model)
+    return None if settings is None else list(settings)
 
 
 def _dense(name: str, value: Any) -> Tensor:

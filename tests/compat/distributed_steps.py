@@ -87,7 +87,11 @@ def main(kind: str, rank: int, processes: int, folder: Path) -> None:
     )
     model = network()
     wrapped: nn.Module = model
-    if kind == "ddp":
+    if kind == "ddp-exact-memory":
+        config = pb.BandLimit(memory="exact")
+        report = pb.convert(model, config, filter_fn=lambda *_: False)
+        assert [block.kind for block in report.blocks] == ["conv-relu", "conv-relu"]
+    if kind.startswith("ddp"):
         wrapped = nn.parallel.DistributedDataParallel(model)
     else:
         mesh = init_device_mesh("cpu", (processes,))

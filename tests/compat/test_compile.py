@@ -164,3 +164,16 @@ def test_bad_arguments_are_named() -> None:
         traced(model)(maps())
     if torch.__version__ >= (2, 15):  # 2.6 does not hand on what was raised
         raised.match(r"compression is 1.5, allowed is 0 <= compression < 1")
+
+
+# what the compiler looks at behind a break of its own
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_exact_memory_blocks_run_eagerly_between_graphs() -> None:
+    """And with fullgraph=True they say so."""
+    model = small_network("matmul")
+    expected = training_step(model, maps(3, 2))
+    pb.convert(model, pb.BandLimit(memory="exact"), filter_fn=lambda *_: False)
+    compiled = torch.compile(model, backend="aot_eager")
+    assert_same(training_step(model, maps(3, 2), compiled), expected, TOLERANCE)
+    with pytest.raises(Exception, match="exact-memory block"):
+        traced(model)(maps(3, 2))

@@ -28,7 +28,9 @@ fsdp2_works = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp2", marks=fsdp2_works)])
+@pytest.mark.parametrize(
+    "kind", ["ddp", "ddp-exact-memory", pytest.param("fsdp2", marks=fsdp2_works)]
+)
 def test_two_processes_equal_one(kind: str, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

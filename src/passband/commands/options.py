@@ -34,6 +34,10 @@ Band = Annotated[
     optional(BAND, "Half-spectrum coefficients to keep per axis, such as 8 or 8,6."),
 ]
 Algorithm = Annotated[str, option(BAND, "auto, lowpass, matmul or fft.")]
+Memory = Annotated[
+    str | None,
+    optional(BAND, "exact: keep spectra for the backward pass, make the maps again."),
+]
 RunFolderArgument = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
 Checkpoint = Annotated[
     str | None,

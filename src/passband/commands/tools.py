@@ -17,6 +17,7 @@ from passband.commands.options import (
     Compression,
     Energy,
     ImageSize,
+    Memory,
     Method,
     Model,
     RunFolderArgument,
@@ -41,6 +42,7 @@ def profile(
     energy: Energy = None,
     band: Band = None,
     algorithm: Algorithm = "auto",
+    memory: Memory = None,
     all_layers: Annotated[
         bool,
         option(
@@ -61,7 +63,7 @@ def profile(
     from passband.train.evaluation import has_several_points
 
     _check_method(method)
-    limit = BandLimit(compression, energy, parse_band(band), algorithm=algorithm)
+    limit = BandLimit(compression, energy, parse_band(band), algorithm=algorithm, memory=memory)
     shape: tuple[int, ...] = (3, image_size, image_size)
     classes = 1000
     if data is not None:
@@ -81,6 +83,12 @@ def profile(
     with Console(stderr=True).status("measuring"):
         table = measure(network, example, training=not inference)
     show(f"\n{table}")
+    if memory is not None and not inference:
+        from passband.measure.step import profile_step
+
+        with Console(stderr=True).status("measuring whole steps"):
+            steps = profile_step(network, example)
+        show(f"\n{steps}")
 
 
 @app.command()

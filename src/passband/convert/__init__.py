@@ -2,10 +2,12 @@
 
 from passband.convert.apply import convert, revert
 from passband.convert.band_limit import calibrate, set_compression
-from passband.convert.handler import Handler, Reason, register_handler
-from passband.convert.report import LayerReport, Report
+from passband.convert.handler import Block, Handler, Reason, register_handler
+from passband.convert.report import BlockReport, LayerReport, Report
 
 __all__ = [
+    "Block",
+    "BlockReport",
     "Handler",
     "LayerReport",
     "Reason",

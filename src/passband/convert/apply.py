@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from torch import nn
 
 from passband.config import Config
-from passband.convert.handler import Reason, handler_for, maker_of
-from passband.convert.report import LayerReport, Report
+from passband.convert.handler import Block, Reason, handler_for, handlers, maker_of
+from passband.convert.report import BlockReport, LayerReport, Report
 from passband.measure.layers import ExampleInput, LayerUse, ModelUse, observe
 
 FILTERED = Reason("filter_fn", "filter_fn returned False")
@@ -74,14 +74,16 @@ def convert(
     for name, layer in _convolutions(model):
         if reasons[name] is None:
             handler.convert(layer)
+    made = handler.finish(model)
     after = observe(model, example_input) if example_input is not None else None
     rows = tuple(
         _row(name, layer, types[name], reasons[name], before, after)
         for name, layer in _convolutions(model)
     )
+    blocks = tuple(_block(block, before, after) for block in made)
     if before is None or after is None:
-        return Report(config, rows)
-    return Report(config, rows, before.saved_bytes, after.saved_bytes)
+        return Report(config, rows, blocks=blocks)
+    return Report(config, rows, before.saved_bytes, after.saved_bytes, blocks)
 
 
 def revert(model: nn.Module) -> None:
@@ -96,6 +98,8 @@ def revert(model: nn.Module) -> None:
         >>> type(model[0])
         <class 'torch.nn.modules.conv.Conv2d'>
     """
+    for made_by in handlers():
+        made_by.restore(model)
     for layer in model.modules():
         maker = maker_of(layer)
         if maker is not None:
@@ -130,6 +134,17 @@ def _row(
         macs_after=new.macs if new is not None else None,
         saved_bytes_before=old.saved_bytes if old is not None else None,
         saved_bytes_after=new.saved_bytes if new is not None else None,
+    )
+
+
+def _block(block: Block, before: ModelUse | None, after: ModelUse | None) -> BlockReport:
+    return BlockReport(
+        block=block.name,
+        kind=block.kind,
+        result="left" if block.reason else "fused",
+        reason=block.reason,
+        saved_bytes_before=None if before is None else before.saved.of(block.modules),
+        saved_bytes_after=None if after is None else after.saved.of(block.modules),
     )
 
 

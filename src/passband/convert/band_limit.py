@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from passband.config import BandLimit
-from passband.convert.handler import Handler, Reason, become, register_handler
+from passband.convert.handler import Block, Handler, Reason, become, register_handler
+from passband.convert.memory import fuse
 from passband.measure.layers import ExampleInput, LayerUse, call_model, undisturbed
 from passband.measure.macs import (
     TRANSPOSED,
@@ -18,7 +18,13 @@ from passband.measure.macs import (
     explicitly_padded,
 )
 from passband.measure.table import Column, Table
-from passband.nn.band_limited import BandLimitedConv1d, BandLimitedConv2d, BandLimitedConv3d
+from passband.nn.band_limited import (
+    BAND_ARGUMENTS,
+    BandLimitedConv1d,
+    BandLimitedConv2d,
+    BandLimitedConv3d,
+)
+from passband.nn.fused_class import unfuse
 from passband.ops.band_limited_conv.op import IMPLEMENTATIONS
 from passband.ops.band_limited_conv.select import check_algorithm
 from passband.spectrum.band import check_band_arguments
@@ -125,7 +131,19 @@ class BandLimitHandler(Handler[BandLimit]):
     @staticmethod
     def config_of(layer: nn.Module) -> BandLimit:
         """The band arguments that the layer has now."""
-        return BandLimit(**{field.name: getattr(layer, field.name) for field in fields(BandLimit)})
+        return BandLimit(**{name: getattr(layer, name) for name in BAND_ARGUMENTS})
+
+    def finish(self, model: nn.Module) -> tuple[Block, ...]:
+        """Fuse blocks where the config asks for it."""
+        if self.config.memory is None:
+            unfuse(model)
+            return ()
+        return tuple(fuse(model, self.config))
+
+    @staticmethod
+    def restore(model: nn.Module) -> None:
+        """Take blocks apart."""
+        unfuse(model)
 
     def _candidate(self, layer: nn.Module) -> BandLimitedConv:
         """The band-limited layer that shares everything with this one."""
@@ -134,7 +152,7 @@ class BandLimitHandler(Handler[BandLimit]):
         assert torch_type is not None
         plain = torch_type.__new__(torch_type)
         plain.__dict__.update(conv.__dict__)
-        arguments = {field.name: getattr(self.config, field.name) for field in fields(BandLimit)}
+        arguments = {name: getattr(self.config, name) for name in BAND_ARGUMENTS}
         candidate: BandLimitedConv = _BAND_LIMITED[torch_type].from_conv(plain, **arguments)
         if type(conv) is not torch_type:
             candidate.__dict__[_SUBCLASS_KEY] = type(conv)

@@ -17,6 +17,20 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 @dataclass(frozen=True)
+class Block:
+    """Several modules that run as one operation, or one that could not be taken in, and why."""
+
+    name: str
+    """Name of its convolution in the model, or of the module that was left."""
+    kind: str
+    """Its parts, "conv-bn-relu", or the type of the module that was left."""
+    modules: tuple[str, ...]
+    """Names of its modules in the model."""
+    reason: str = ""
+    """Why it was left; empty for a block that was made."""
+
+
+@dataclass(frozen=True)
 class Reason:
     """Why a layer is left as it is: a word or two, and the sentence that explains them."""
 
@@ -54,6 +68,14 @@ class Handler(ABC, Generic[ConfigT]):
     def revert(layer: nn.Module) -> None:
         """Make a converted layer the torch layer again that it was."""
 
+    def finish(self, model: nn.Module) -> tuple[Block, ...]:
+        """What is done to the whole model when its layers have been converted."""
+        return ()
+
+    @staticmethod
+    def restore(model: nn.Module) -> None:
+        """Undo what `finish` did."""
+
     @staticmethod
     @abstractmethod
     def config_of(layer: nn.Module) -> Config:
@@ -85,6 +107,11 @@ def handler_for(config: Config) -> Handler[Any]:
         known = ", ".join(sorted(kind.__name__ for kind in _HANDLERS))
         raise TypeError(f"config is {type(config).__name__} ({config!r}), allowed are {known}")
     return _HANDLERS[type(config)](config)
+
+
+def handlers() -> tuple[type[Handler[Any]], ...]:
+    """The handler classes of all methods."""
+    return tuple(_HANDLERS.values())
 
 
 def maker_of(layer: nn.Module) -> type[Handler[Any]] | None:

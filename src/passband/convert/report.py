@@ -21,6 +21,14 @@ _COLUMNS = (
     Column("saved_bytes_before", "bytes", "saved"),
     Column("saved_bytes_after", "bytes", "after"),
 )
+_BLOCK = (
+    Column("block", "name"),
+    Column("kind"),
+    Column("result"),
+    Column("reason", heading=None),
+    Column("saved_bytes_before", "bytes", "saved"),
+    Column("saved_bytes_after", "bytes", "after"),
+)
 _SUMS = ("macs_before", "macs_after", "saved_bytes_before", "saved_bytes_after")
 
 
@@ -56,6 +64,23 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class BlockReport:
+    """What was done to modules that keep maps besides the convolutions."""
+
+    block: str
+    """Name of its convolution in the model, or of the module that was left."""
+    kind: str
+    """Its parts, "conv-bn-relu", or the class of the module that was left."""
+    result: str
+    """"fused" or "left"."""
+    reason: str
+    """Why it was left; empty where it was fused."""
+    saved_bytes_before: int | None = None
+    """Bytes that its modules together keep for the backward pass; None without example_input."""
+    saved_bytes_after: int | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """What `passband.convert` did: printed, a table; `rows`, its rows as dictionaries.
 
@@ -70,6 +95,8 @@ class Report:
     saved_bytes_before: int | None = None
     """Kept for the backward pass by the whole model; None without example_input."""
     saved_bytes_after: int | None = None
+    blocks: tuple[BlockReport, ...] = ()
+    """With memory="exact", every block that was fused, and what was left single and why."""
 
     @property
     def converted(self) -> tuple[str, ...]:
@@ -94,8 +121,23 @@ class Report:
             totals[name] = sum(row[name] for row in self.rows if row[name] is not None)
         return Table(_COLUMNS, self.rows, totals, self._notes())
 
+    @property
+    def block_table(self) -> Table:
+        """The blocks as a table."""
+        rows = [{**asdict(block), "result": _result(block)} for block in self.blocks]
+        counted = self.saved_bytes_before is not None
+        columns = [c if counted or c.kind != "bytes" else replace(c, heading=None) for c in _BLOCK]
+        fused = sum(block.result == "fused" for block in self.blocks)
+        notes = [
+            f"{fused} blocks run as one operation each. saved: kept for the backward pass by a "
+            "block's modules together; maps that blocks share are counted by each."
+        ]
+        left = Counter((b.kind, b.reason) for b in self.blocks if b.reason)
+        notes += [f"left ({count} {kind}): {reason}." for (kind, reason), count in left.items()]
+        return Table(columns, rows, None, notes)
+
     def __str__(self) -> str:
-        return str(self.table)
+        return f"{self.table}\n\n{self.block_table}" if self.blocks else str(self.table)
 
     def to_csv(self, path: str | Path | None = None) -> str:
         """The rows as CSV, written to `path` when one is given."""
@@ -126,6 +168,10 @@ class Report:
                 "band-limited layer no longer needs, and its spectrum comes on top."
             )
         return notes
+
+
+def _result(block: BlockReport) -> str:
+    return f"left: {block.reason}" if block.reason else block.result
 
 
 def _given(config: Config) -> str:

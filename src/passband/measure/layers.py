@@ -16,6 +16,7 @@ from passband.measure.macs import (
     layer_macs,
 )
 from passband.measure.memory import SavedBytes
+from passband.nn.probes import probe
 
 ExampleInput: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
 """What a model is called with: one tensor, positional arguments, or keyword arguments."""
@@ -52,6 +53,8 @@ class ModelUse:
     """By name, convolutions and linear layers that ran."""
     saved_bytes: int
     """Kept for the backward pass by the whole model, each storage counted once."""
+    saved: SavedBytes
+    """The same by modules."""
 
 
 def named_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -114,7 +117,7 @@ def observe(model: nn.Module, example_input: ExampleInput, training: bool = True
     uses: dict[str, LayerUse] = {}
     with ExitStack() as stack:
         for name, layer in named_layers(model):
-            hook = _Watch(name, uses, training)
+            hook = probe(_Watch(name, uses, training))
             handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
         stack.enter_context(undisturbed(model))
@@ -123,7 +126,7 @@ def observe(model: nn.Module, example_input: ExampleInput, training: bool = True
         call_model(model, example_input)
     for name, use in uses.items():
         use.saved_bytes = saved.per_module.get(name, 0)
-    return ModelUse(uses, saved.total)
+    return ModelUse(uses, saved.total, saved)
 
 
 @dataclass

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.hooks import RemovableHandle
+
+from passband.nn.probes import probe
 
 
 class SavedBytes:
@@ -50,10 +52,7 @@ class SavedBytes:
     @property
     def total(self) -> int:
         """Bytes of all storages kept, each counted once."""
-        everything: dict[StorageWeakRef, int] = {}
-        for saved in self._saved.values():
-            everything.update(saved)
-        return sum(everything.values())
+        return self.of(self._saved)
 
     @property
     def per_module(self) -> dict[str, int]:
@@ -64,13 +63,20 @@ class SavedBytes:
         """
         return {name: sum(saved.values()) for name, saved in self._saved.items()}
 
+    def of(self, names: Iterable[str]) -> int:
+        """Bytes kept by several modules together, each storage counted once."""
+        together: dict[StorageWeakRef, int] = {}
+        for name in names:
+            together.update(self._saved.get(name, {}))
+        return sum(together.values())
+
     def __enter__(self) -> SavedBytes:
         for name, module in self._model.named_modules() if self._model is not None else ():
+            enter = probe(lambda *_, name=name: self._running.append(name))
+            leave = probe(lambda *_: self._leave())
+            self._handles.append(module.register_forward_pre_hook(enter))
             self._handles.append(
-                module.register_forward_pre_hook(lambda *_, name=name: self._running.append(name))
-            )
-            self._handles.append(
-                module.register_forward_hook(self._leave, prepend=False, always_call=True)
+                module.register_forward_hook(leave, prepend=False, always_call=True)
             )
         self._hooks.__enter__()
         return self
@@ -86,7 +92,7 @@ class SavedBytes:
             handle.remove()
         self._handles.clear()
 
-    def _leave(self, *_: Any) -> None:
+    def _leave(self) -> None:
         self._running.pop()
 
     def _count(self, tensor: Tensor) -> None:
@@ -129,7 +135,7 @@ def peak_bytes(function: Callable[[], object], device: torch.device | str = "cpu
         >>> 8000 <= peak_bytes(lambda: torch.ones(1000).add(1)) < 9000
         True
     """
-    device = torch.device(device)
+    device = _known(device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -137,15 +143,56 @@ def peak_bytes(function: Callable[[], object], device: torch.device | str = "cpu
         function()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    if device.type != "cpu":
+    return max(accumulate(_allocations(function)[1], initial=0))
+
+
+def left_bytes(function: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Bytes that a function has allocated and not freed again while its result is held.
+
+    Of a forward pass that is what it keeps for the backward pass, and its output, whoever keeps it:
+    also what torch.utils.checkpoint keeps, of which `SavedBytes` does not know.
+
+    Args:
+        function: Runs what is measured, and returns what is to be held.
+        device: Where it allocates.
+
+    Raises:
+        ValueError: The device is neither a CPU nor a GPU of CUDA's kind.
+
+    Examples:
+        >>> 8000 <= left_bytes(lambda: torch.ones(1000).add(1).double()) < 9000
+        True
+    """
+    device = _known(device)
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        held = function()
+        left = torch.cuda.memory_allocated(device) - before
+        del held
+        return left
+    held, sizes = _allocations(function)
+    del held
+    return sum(sizes)
+
+
+def _known(device: torch.device | str) -> torch.device:
+    device = torch.device(device)
+    if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device is {device.type!r}, allowed are 'cpu' and 'cuda'")
+    return device
+
+
+def _allocations(function: Callable[[], object]) -> tuple[object, list[int]]:
+    """A function's result, and the bytes it allocated (and freed: negative) on the CPU, in order.
+
+    Every allocation is recorded by torch's profiler.
+    """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        function()
+        held = function()
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())  # of all threads
-    sizes: list[int] = [event.nbytes() for event in events]
-    return max(accumulate(sizes, initial=0))
+    return held, [event.nbytes() for event in events]
 
 
 def _own_tensors(model: nn.Module | None) -> Iterator[Tensor]:

@@ -1,6 +1,6 @@
 """Where a model's work is: each layer against the torch layer it stands for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from passband.measure.layers import ExampleInput, LayerUse, named_layers, observe, undisturbed
 from passband.measure.macs import BandLimitedConv
 from passband.measure.memory import saved_bytes
-from passband.measure.table import Column, Table
+from passband.measure.step import profile_step
+from passband.measure.table import Column, Kind, Table, format_value
 from passband.measure.timing import alternate
+from passband.nn.fused_class import fused_settings
 
 _COLUMNS = (
     Column("layer", "name"),
@@ -27,6 +29,13 @@ _COLUMNS = (
     Column("native_saved_bytes", "bytes", "native"),
 )
 _SUMS = ("macs", "native_macs", "seconds", "native_seconds", "saved_bytes", "native_saved_bytes")
+
+
+_STEP: tuple[tuple[str, str, str, Kind], ...] = (
+    ("keeps", "saved_bytes", "native_saved_bytes", "bytes"),
+    ("peak", "peak_bytes", "native_peak_bytes", "bytes"),
+    ("takes", "seconds", "native_seconds", "seconds"),
+)
 
 
 def profile(
@@ -52,7 +61,9 @@ def profile(
         realised_compression (fraction of the spectrum discarded), macs and native_macs (forward
         pass, without the transform of the filters, which evaluation keeps and training does once
         per batch), seconds and native_seconds, saved_bytes and native_saved_bytes (kept for the
-        backward pass by the layer alone; None unless `training`), and with totals.
+        backward pass by the layer alone; None unless `training`), and with totals. Of a model with
+        fused blocks a note gives a whole training step's memory and time, beside those of plain
+        torch; `passband.measure.step.profile_step` has them block by block.
 
     Examples:
         >>> from passband import BandLimitedConv2d
@@ -72,13 +83,24 @@ def profile(
         values = [row[name] for row in rows]
         totals[name] = None if None in values else sum(values)
     what = "forward and backward pass" if training else "forward pass in evaluation mode"
-    notes = (
+    notes: tuple[str, ...] = (
         f"time: {what} of the layer alone; native: the torch layer it stands for. "
         "saved: kept for the backward pass by the layer alone; maps that layers share are counted "
         "by each.",
     )
     notes = notes if training else (notes[0].partition(" saved")[0],)
+    if training and fused_settings(model) is not None:
+        notes += (_step_note(profile_step(model, example_input, max(1, repeats // 2)).rows[-1]),)
     return Table(_COLUMNS, rows, totals, (*notes, *_choices(rows)))
+
+
+def _step_note(step: Mapping[str, Any]) -> str:
+    """A whole training step in a sentence."""
+    parts = [
+        f"{word} {format_value(step[name], kind)} (native {format_value(step[other], kind)})"
+        for word, name, other, kind in _STEP
+    ]
+    return f"whole training step, blocks fused: {', '.join(parts)}."
 
 
 def _choices(rows: list[dict[str, Any]]) -> list[str]:

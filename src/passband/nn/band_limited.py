@@ -19,7 +19,8 @@ from passband.spectrum.band import check_band_arguments
 
 LayerT = TypeVar("LayerT", bound="_BandLimitedConv")
 
-_BAND_ARGUMENTS = ("compression", "energy", "band", "fft_size", "algorithm", "energy_mode")
+BAND_ARGUMENTS = ("compression", "energy", "band", "fft_size", "algorithm", "energy_mode")
+"""What a band-limited layer has besides the arguments of torch's."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
     def to_conv(self) -> nn.Module:
         """The torch convolution with this layer's parameters (the same objects), hooks and mode."""
         conv = self._native.__new__(self._native)
-        own = {*_BAND_ARGUMENTS, "_filter"}
+        own = {*BAND_ARGUMENTS, "_filter"}
         conv.__dict__.update({k: v for k, v in self.__dict__.items() if k not in own})
         return conv
 
@@ -175,7 +176,7 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
         """The arguments that differ from their defaults."""
         shown = {
             name: getattr(self, name)
-            for name in _BAND_ARGUMENTS[:4]
+            for name in BAND_ARGUMENTS[:4]
             if getattr(self, name) is not None
         }
         if self.algorithm != "auto":

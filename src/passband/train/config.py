@@ -33,6 +33,8 @@ class TrainConfig:
         energy: Fraction of the spectral energy to keep, 0 < e <= 1.
         band: Half-spectrum coefficients to keep per axis.
         algorithm: How a band-limited convolution is computed.
+        memory: "exact" runs blocks around convolutions so that they keep little for the backward
+            pass, with the same gradients; see `passband.BandLimit`. None leaves them single.
         epochs: Passes over the training data.
         batch_size: Examples per step and process.
         lr: Learning rate at the start.
@@ -77,6 +79,7 @@ class TrainConfig:
     energy: float | None = None
     band: int | tuple[int, ...] | None = None
     algorithm: str = "auto"
+    memory: str | None = None
     epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01
@@ -124,7 +127,7 @@ class TrainConfig:
         limit = self.band_limit
         if self.method == "native" and limit != BandLimit():
             raise ValueError(
-                "method is 'native', which has no compression, energy, band or algorithm; "
+                "method is 'native', which has no compression, energy, band, algorithm or memory; "
                 "use method 'band-limited'"
             )
 
@@ -136,6 +139,7 @@ class TrainConfig:
             energy=self.energy,
             band=self.band,
             algorithm=self.algorithm,
+            memory=self.memory,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Blocks around a convolution that keep little for the backward pass; see README.md."""

@@ -1,0 +1,291 @@
+"""conv -> batch norm -> addition -> activation -> pooling as one operation; see README.md.
+
+Every part but the convolution may be missing. Kept for the backward pass: what the convolution
+keeps of its input, the statistics of the channels, after an addition one bit per element (or the
+sum, where the activation has no kinks only), and of a maximum a byte per output.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from passband.ops.band_limited_conv.layout import memory_format
+from passband.ops.conv_block.activation import Activation
+from passband.ops.conv_block.bits import pack_bits, unpack_bits
+from passband.ops.conv_block.convolution import Conv, Kept, chunks, images_at_a_time
+from passband.ops.conv_block.derivative import differentiable_once
+from passband.ops.conv_block.normalisation import Normalised, NormCall
+from passband.ops.conv_block.pooling import Pool, gather
+from passband.ops.conv_block.storage import offload
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """One call of a block, without its tensors.
+
+    Args:
+        conv: The convolution.
+        norm: The batch norm, or None.
+        activation: The activation, or None.
+        pool: The pooling, or None.
+        offload: Where what the convolution keeps is moved to: None, "cpu" or "disk".
+    """
+
+    conv: Conv
+    norm: NormCall | None = None
+    activation: Activation | None = None
+    pool: Pool | None = None
+    offload: str | None = None
+
+
+def conv_block(
+    call: BlockCall,
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+) -> Tensor:
+    """The block's output, differentiable once.
+
+    Args:
+        call: What the block consists of.
+        x: Maps (B, C, n1, ..).
+        residual: Maps to be added before the activation, or None.
+        weight: Filters.
+        bias: Of the convolution, or None.
+        gamma: Scale of the batch norm, or None.
+        beta: Shift of the batch norm, or None.
+    """
+    output: Tensor = _ConvBlock.apply(call, x, residual, weight, bias, gamma, beta)
+    return output
+
+
+class _ConvBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        call: BlockCall,
+        x: Tensor,
+        residual: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+    ) -> Tensor:
+        act, pool = call.activation, call.pool
+        bits = value = place = mean = invstd = None
+        with torch.autocast(x.device.type, enabled=False):
+            v, kept = call.conv.forward(x, weight, bias)
+            ctx.dtype = v.dtype
+            if call.norm is not None:
+                v, mean, invstd = call.norm.forward(v, gamma, beta, True)
+            if residual is not None:
+                v = v.add_(residual) if v.dtype == residual.dtype else v + residual
+            if act is not None:
+                made_again = residual is None and call.norm is not None and not call.conv.samples
+                if act.has_kinks_only and not made_again:
+                    bits = pack_bits(act.side(v))
+                elif residual is not None:
+                    value = v.clone()
+                v = act.forward(v)
+            ctx.order, ctx.shape, ctx.input_shape = memory_format(v), v.shape, x.shape
+            if pool is not None:
+                v, place = pool.forward(v)
+        ctx.call, ctx.offloaded = call, ()
+        if call.offload is not None:
+            ctx.offloaded, kept = tuple(offload(tensor, call.offload) for tensor in kept), ()
+        ctx.save_for_backward(weight, bias, gamma, beta, mean, invstd, bits, value, place, *kept)
+        ctx.set_materialize_grads(False)
+        return v
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 7
+        with torch.autocast(grad.device.type, enabled=False):
+            return _Backward(ctx).run(grad)
+
+
+class _Backward:
+    """The backward pass of one block, a part of the batch at a time.
+
+    The output of the convolution is made again for each part, twice where sums over the whole batch
+    have to be known first, so that it never stands in memory as a whole.
+    """
+
+    def __init__(self, ctx: Any) -> None:
+        self.call: BlockCall = ctx.call
+        self.shape, self.input_shape, self.order = ctx.shape, ctx.input_shape, ctx.order
+        self.dtype: torch.dtype = ctx.dtype
+        self.weight, self.bias, gamma, beta, mean, invstd, *rest = ctx.saved_tensors
+        self.bits, self.value, self.place, *kept = rest
+        self.kept: Kept = tuple(kept) or tuple(tensor.fetch() for tensor in ctx.offloaded)
+        _, self.needs_input, self.needs_residual, *needs = ctx.needs_input_grad
+        self.needs_weight, self.needs_bias, self.needs_gamma, self.needs_beta = needs
+        self.needs_conv = self.needs_input or self.needs_weight or self.needs_bias
+        self.norm: Normalised | None = None
+        if self.call.norm is not None:
+            statistics = self.call.norm.batch_statistics
+            self.norm = Normalised(statistics, mean, invstd, gamma, beta)
+        per_image = 4 * max(math.prod(self.shape[1:]), math.prod(self.input_shape[1:]))
+        self.parts = chunks(self.shape[0], images_at_a_time(per_image, self.shape[0]))
+        # whether the sums over the batch are needed that the batch norm's gradients are
+        self.reduces = self.norm is not None and (
+            self.needs_gamma or self.needs_beta or (self.norm.batch_statistics and self.needs_conv)
+        )
+        self._made: tuple[int, Tensor] | None = None
+
+    def _maps(self, start: int, count: int) -> Tensor:
+        """The output of the convolution, of some images; kept until others are asked for."""
+        if self._made is None or self._made[0] != start:
+            self._made = None
+            kept = self.call.conv.narrow(self.kept, start, count)
+            maps = self.call.conv.output(kept, self.weight, self.bias)
+            self._made = (start, maps.contiguous(memory_format=self.order))
+        return self._made[1]
+
+    def run(self, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of call, x, residual, weight, bias, gamma and beta."""
+        sums = None
+        if self.place is not None:
+            grad, sums = self._of_maxima(grad)
+        grad_residual = None
+        if self.needs_residual:
+            grad_residual = grad
+            if self.call.activation is not None:
+                grad_residual = torch.empty(
+                    self.shape, dtype=grad.dtype, device=grad.device, memory_format=self.order
+                )
+                for start, count in self.parts:
+                    part = self._of_normalised(grad, start, count)
+                    grad_residual.narrow(0, start, count).copy_(part)
+        if sums is None and self.reduces:
+            sums = self._sums(grad, grad_residual)
+        grad_input = grad_weight = grad_bias = None
+        if self.needs_conv:
+            grad_input, grad_weight, grad_bias = self._of_conv(grad, grad_residual, sums)
+        grad_gamma, grad_beta = sums if sums is not None else (None, None)
+        return (
+            None, grad_input, grad_residual, grad_weight, grad_bias,
+            grad_gamma if self.needs_gamma else None, grad_beta if self.needs_beta else None,
+        )  # fmt: skip
+
+    def _sums(self, grad: Tensor, of_residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Gradients of gamma and beta."""
+        assert self.norm is not None
+        parts = (
+            self.norm.reduce(
+                self._part_of_normalised(grad, of_residual, start, count), self._maps(start, count)
+            )
+            for start, count in self.parts
+        )
+        return _added(parts)
+
+    def _of_maxima(self, grad: Tensor) -> tuple[Tensor, "tuple[Tensor, Tensor] | None"]:
+        """Gradients of what stands at the maxima, before the activation, and of gamma and beta.
+
+        Everywhere else they are zero, so that sums over the maxima are sums over the maps.
+        """
+        assert self.place is not None and self.call.pool is not None
+        act, grads, sums = self.call.activation, [], []
+        for start, count in self.parts:
+            part = grad.narrow(0, start, count)
+            indices = self.call.pool.indices(self.place.narrow(0, start, count), self.shape[-1])
+            indices = indices.view(part.shape)
+            if self.bits is not None and act is not None:
+                part = act.backward_by_side(part, gather(self._side(start, count), indices))
+            elif act is not None:
+                maps = gather(self._maps(start, count), indices)
+                part = act.backward(part, maps if self.norm is None else self.norm.apply(maps))
+            part = part.contiguous()
+            grads.append(part)
+            if self.reduces:
+                assert self.norm is not None
+                maps = gather(self._maps(start, count), indices)
+                sums.append(self.norm.reduce(part.to(self.dtype), maps))
+        return torch.cat(grads), _added(sums) if sums else None
+
+    def _of_normalised(self, grad: Tensor, start: int, count: int) -> Tensor:
+        """Gradient of what the activation is given, of some images."""
+        part = grad.narrow(0, start, count)
+        pool, act = self.call.pool, self.call.activation
+        if pool is not None:
+            like = part.new_empty((count, *self.shape[1:]))
+            if self.place is not None:  # the activation is in it already
+                indices = pool.indices(self.place.narrow(0, start, count), self.shape[-1])
+                return pool.backward_max(part, like, indices)
+            part = pool.backward_average(part, like)
+        part = part.contiguous(memory_format=self.order)
+        if act is None:
+            return part
+        if self.bits is not None:
+            return act.backward_by_side(part, self._side(start, count))
+        if self.value is not None:
+            return act.backward(part, self.value.narrow(0, start, count))
+        maps = self._maps(start, count)
+        return act.backward(part, maps if self.norm is None else self.norm.apply(maps))
+
+    def _part_of_normalised(
+        self, grad: Tensor, of_residual: Tensor | None, start: int, count: int
+    ) -> Tensor:
+        """`_of_normalised`, taken from the gradient of the residual where that is it."""
+        if of_residual is not None:
+            part = of_residual.narrow(0, start, count)
+        else:
+            part = self._of_normalised(grad, start, count)
+        return part.to(self.dtype).contiguous(memory_format=self.order)
+
+    def _of_conv(
+        self,
+        grad: Tensor,
+        of_residual: Tensor | None,
+        sums: "tuple[Tensor, Tensor] | None",
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients of the convolution's input, filters and bias."""
+        grad_input = grad_weight = grad_bias = None
+        averaged = self.shape[0] * math.prod(self.shape[2:])
+        for start, count in self.parts:
+            part = self._part_of_normalised(grad, of_residual, start, count)
+            if self.norm is not None:
+                maps = self._maps(start, count) if self.norm.batch_statistics else None
+                part = self.norm.grad_maps_(maps, part, sums, averaged)
+                self._made = None  # its memory holds the gradient now
+            if self.needs_bias:
+                added = part.sum((0, *range(2, part.dim())), dtype=self.weight.dtype)
+                grad_bias = added if grad_bias is None else grad_bias.add_(added)
+            kept = self.call.conv.narrow(self.kept, start, count)
+            of_input, of_weight = self.call.conv.backward(
+                part, kept, self.weight, self.needs_input, self.needs_weight
+            )
+            if of_weight is not None:
+                grad_weight = of_weight if grad_weight is None else grad_weight.add_(of_weight)
+            if of_input is None:
+                continue
+            if count == self.shape[0]:
+                return of_input, grad_weight, grad_bias
+            if grad_input is None:
+                grad_input = torch.empty(
+                    self.input_shape, dtype=of_input.dtype, device=of_input.device,
+                    memory_format=self.order,
+                )  # fmt: skip
+            grad_input.narrow(0, start, count).copy_(of_input)
+        return grad_input, grad_weight, grad_bias
+
+    def _side(self, start: int, count: int) -> Tensor:
+        """The bits of some images, unpacked."""
+        assert self.bits is not None
+        packed = self.bits.narrow(0, start, count)
+        last = self.order != torch.contiguous_format
+        return unpack_bits(packed, (count, *self.shape[1:]), last)
+
+
+def _added(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    first, second = zip(*parts, strict=True)
+    return sum(first[1:], first[0]), sum(second[1:], second[0])

@@ -1,0 +1,198 @@
+"""A block equals its parts one after the other: the same bits forward, the same gradients."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import passband as pb
+from passband.ops.conv_block import convolution
+from passband.ops.conv_block.activation import ACTIVATIONS, Activation
+from passband.ops.conv_block.block import BlockCall, conv_block
+from passband.ops.conv_block.convolution import Conv, PlainConv, SpectralConv
+from passband.ops.conv_block.normalisation import NormCall
+from passband.ops.conv_block.pooling import Pool
+from tests.support import random, relative_error
+
+SIZE = (13, 11)
+PARAMETERS: dict[str, Any] = {"leaky_relu": 0.1, "gelu": "none"}
+# Sums over the batch in another order, part by part; each derivative is of the same bits.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+@pytest.fixture(params=[False, True], ids=["whole", "parts"])
+def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch of five at once, and in parts of two, two and one."""
+    if request.param:
+        monkeypatch.setattr(convolution, "_LEAST_IMAGES", 2)
+        monkeypatch.setattr(convolution, "_CHUNK_BYTES", 1)
+
+
+def make_conv(algorithm: str | None, stride: int, dtype: torch.dtype, **more: Any) -> nn.Module:
+    torch.manual_seed(0)
+    arguments = {"padding": 1, "stride": stride, "dtype": dtype, **more}
+    if algorithm is None:
+        return nn.Conv2d(6, 6, 3, **arguments)
+    return pb.BandLimitedConv2d(6, 6, 3, compression=0.5, algorithm=algorithm, **arguments)
+
+
+def make_call(conv: Any, algorithm: str | None, dtype: torch.dtype) -> Conv:
+    if algorithm is None:
+        plain = pb.BandLimitedConv2d(6, 6, 3, padding=1, stride=conv.stride)
+        return PlainConv(plain.geometry(SIZE), dtype)
+    return SpectralConv(conv.geometry(SIZE), algorithm, dtype)
+
+
+def make_norm(mode: str | None, dtype: torch.dtype) -> nn.BatchNorm2d:
+    torch.manual_seed(1)
+    norm = nn.BatchNorm2d(6, dtype=dtype).train(mode == "batch")
+    assert norm.running_mean is not None and norm.running_var is not None
+    for values in (norm.weight.data, norm.bias.data, norm.running_mean):
+        values.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    return norm
+
+
+def check(
+    algorithm: str | None,
+    dtype: torch.dtype,
+    stride: int = 1,
+    activation: str | None = "relu",
+    norm_mode: str | None = "batch",
+    residual: bool = False,
+    pool: str | None = None,
+) -> None:
+    conv, norm = make_conv(algorithm, stride, dtype), make_norm(norm_mode, dtype)
+    call = make_call(conv, algorithm, dtype)
+    x = random(5, 6, *SIZE, dtype=dtype).requires_grad_()
+    added = random(5, 6, *call.geometry.output_size, dtype=dtype, seed=2).requires_grad_()
+    mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    block = BlockCall(
+        call,
+        NormCall(norm_mode == "batch", 0.1, norm.eps, mean, var) if norm_mode else None,
+        Activation(activation, PARAMETERS.get(activation)) if activation else None,
+        Pool(pool, (3, 2), (2, 2), (1, 1)) if pool else None,
+    )
+
+    def one_by_one() -> Tensor:
+        v = norm(conv(x)) if norm_mode else conv(x)
+        v = v + added if residual else v
+        if activation == "leaky_relu":
+            v = F.leaky_relu(v, 0.1)
+        elif activation:
+            v = getattr(F, activation)(v)
+        if pool == "max":
+            return F.max_pool2d(v, (3, 2), 2, 1)
+        return F.avg_pool2d(v, (3, 2), 2, 1) if pool else v
+
+    leaves = {"x": x, "weight": conv.weight, "bias": conv.bias}
+    leaves |= {"residual": added} if residual else {}
+    leaves |= {"gamma": norm.weight, "beta": norm.bias} if norm_mode else {}
+    gamma, beta = (norm.weight, norm.bias) if norm_mode else (None, None)
+    expected = one_by_one()
+    found = conv_block(block, x, added if residual else None, conv.weight, conv.bias, gamma, beta)
+    assert torch.equal(found, expected)
+    if norm_mode == "batch":
+        assert torch.equal(mean, norm.running_mean) and torch.equal(var, norm.running_var)
+    cotangent = random(*expected.shape, dtype=dtype, seed=3)
+    gradients = zip(
+        leaves,
+        torch.autograd.grad(found, list(leaves.values()), cotangent),
+        torch.autograd.grad(expected, list(leaves.values()), cotangent),
+        strict=True,
+    )
+    for name, ours, theirs in gradients:
+        # a bias in front of a batch norm has no gradient but rounding, of sums of about this size
+        least = cotangent.norm().item() if name == "bias" and norm_mode == "batch" else 0.0
+        error = relative_error(ours, theirs, least)
+        assert error <= TOLERANCE[dtype], f"{name}: {error:.1e}"
+
+
+@pytest.mark.usefixtures("parts")
+class TestEveryCombination:
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+    @pytest.mark.parametrize("algorithm", ["matmul", "lowpass", None])
+    def test_of_parts(self, algorithm: str | None, dtype: torch.dtype) -> None:
+        for stride, norm, residual in itertools.product(
+            (1, 2), ("batch", "running", None), (False, True)
+        ):
+            for activation in (None, "relu", "silu"):
+                check(algorithm, dtype, stride, activation, norm, residual)
+            for activation in (None, "relu", "silu"):
+                for pool in ("max", "average") if not residual else ():
+                    check(algorithm, dtype, stride, activation, norm, pool=pool)
+
+    @pytest.mark.parametrize("activation", ACTIVATIONS)
+    def test_of_activations(self, activation: str) -> None:
+        for norm, residual in itertools.product(("batch", None), (False, True)):
+            check("matmul", torch.float64, 1, activation, norm, residual)
+
+
+def test_groups_and_no_bias() -> None:
+    conv: Any = pb.BandLimitedConv2d(
+        6, 4, 3, groups=2, bias=False, compression=0.4, algorithm="matmul"
+    )
+    x = random(4, 6, 9, 10, dtype=torch.float32).requires_grad_()
+    call = BlockCall(SpectralConv(conv.geometry((9, 10)), "matmul", torch.float32))
+    call = BlockCall(call.conv, activation=Activation("relu"))
+    found = conv_block(call, x, None, conv.weight, None, None, None)
+    expected = conv(x).relu()
+    assert torch.equal(found, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found.square().sum(), [x, conv.weight]),
+        torch.autograd.grad(expected.square().sum(), [x, conv.weight]),
+        strict=True,
+    ):
+        assert relative_error(ours, theirs) <= TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("needed", range(6))
+def test_only_what_is_needed_has_a_gradient(needed: int) -> None:
+    conv, norm = make_conv("matmul", 1, torch.float64), make_norm("batch", torch.float64)
+    x, added = random(3, 6, *SIZE), random(3, 6, *SIZE, seed=1)
+    tensors = [x, added, conv.weight, conv.bias, norm.weight, norm.bias]
+    tensors = [t.detach().requires_grad_(i == needed) for i, t in enumerate(tensors)]
+    call = BlockCall(
+        make_call(conv, "matmul", torch.float64),
+        NormCall(True, 0.1, norm.eps, None, None),
+        Activation("relu"),
+    )
+    conv_block(call, *tensors).square().sum().backward()
+    assert [t.grad is not None for t in tensors] == [i == needed for i in range(6)]
+
+
+def test_second_derivative_is_a_clear_error() -> None:
+    conv = make_conv("matmul", 1, torch.float64)
+    x = random(3, 6, *SIZE).requires_grad_()
+    call = BlockCall(make_call(conv, "matmul", torch.float64), activation=Activation("tanh"))
+    output = conv_block(call, x, None, conv.weight, conv.bias, None, None)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(output.sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2e-2), ("int8", 5e-2)])
+def test_spectra_in_fewer_bits_are_approximate(dtype: str, tolerance: float) -> None:
+    """bfloat16 rounds by 2**-9, int8 by up to a 254th of each frequency's largest coefficient."""
+    conv = make_conv("matmul", 1, torch.float32)
+    x = random(5, 6, *SIZE, dtype=torch.float32)
+    call = SpectralConv(conv.geometry(SIZE), "matmul", torch.float32, dtype)
+    found = conv_block(BlockCall(call), x, None, conv.weight, conv.bias, None, None)
+    error = relative_error(found, conv(x))
+    assert 0 < error <= tolerance
+
+
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_kept_elsewhere(where: str) -> None:
+    conv = make_conv("matmul", 1, torch.float32)
+    x = random(5, 6, *SIZE, dtype=torch.float32).requires_grad_()
+    call = make_call(conv, "matmul", torch.float32)
+    gradients = []
+    for offload in (None, where):
+        block = BlockCall(call, activation=Activation("silu"), offload=offload)
+        output = conv_block(block, x, None, conv.weight, conv.bias, None, None)
+        gradients.append(torch.autograd.grad(output.square().sum(), [x, conv.weight]))
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.equal(ours, theirs)
