@@ -4,7 +4,7 @@ A new method writes its handler and edits nothing here.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -37,6 +37,9 @@ class Handler(ABC, Generic[ConfigT]):
     def __init__(self, config: ConfigT) -> None:
         self.config = config
 
+    def examine(self, model: nn.Module) -> None:
+        """Look at the whole model, before its layers are asked about one by one."""
+
     @abstractmethod
     def refusal(self, layer: nn.Module, use: LayerUse | None) -> Reason | None:
         """Why the layer cannot be converted, or None. `use` is None where it was not observed."""
@@ -48,6 +51,16 @@ class Handler(ABC, Generic[ConfigT]):
     @abstractmethod
     def convert(self, layer: nn.Module) -> None:
         """Convert the layer, or configure it anew if it is converted already."""
+
+    def convert_layers(self, model: nn.Module, layers: Iterable[nn.Module]) -> None:
+        """Convert the layers of a model that were chosen."""
+        for layer in layers:
+            self.convert(layer)
+
+    @classmethod
+    def made(cls, layer: nn.Module) -> bool:
+        """Whether a layer, or a model, is one that this method has made."""
+        return type(layer) in cls.layer_types
 
     @staticmethod
     @abstractmethod
@@ -89,7 +102,7 @@ def handler_for(config: Config) -> Handler[Any]:
 
 def maker_of(layer: nn.Module) -> type[Handler[Any]] | None:
     """The handler class that made a layer; None for a layer that is not converted."""
-    made_by = (h for h in _HANDLERS.values() if type(layer) in h.layer_types)
+    made_by = (h for h in _HANDLERS.values() if h.made(layer))
     return next(made_by, None)
 
 

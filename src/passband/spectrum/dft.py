@@ -138,7 +138,7 @@ def _along(tensor: Tensor, matrix: Tensor, axis: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Gather:
+class Gather:
     """A sparse matrix with few entries per row: out = sum_t weights[t] * in[indices[t]]."""
 
     indices: tuple[Tensor, ...]
@@ -208,8 +208,8 @@ class HermitianPacking:
             weights.append(power * sign * scale[valid])
         entries = (np.concatenate(rows), np.concatenate(columns), np.concatenate(weights))
         self.bins = len(bins)
-        self._pack = _gather(*entries, 2 * len(bins), dtype, device)
-        self._unpack = _gather(
+        self._pack = sparse_rows(*entries, 2 * len(bins), dtype, device)
+        self._unpack = sparse_rows(
             entries[1], entries[0], entries[2], math.prod(band.real_sizes), dtype, device
         )
 
@@ -223,14 +223,14 @@ class HermitianPacking:
         return self._unpack(torch.cat([real, imag]))
 
 
-def _gather(
+def sparse_rows(
     rows: npt.NDArray[np.int64],
     columns: npt.NDArray[np.int64],
     weights: npt.NDArray[np.float64],
     row_count: int,
     dtype: torch.dtype,
     device: torch.device | None,
-) -> _Gather:
+) -> Gather:
     """The sparse matrix of the entries, its rows padded with zeros to one number of terms."""
     order = np.argsort(rows, kind="stable")
     rows, columns, weights = rows[order], columns[order], weights[order]
@@ -239,7 +239,7 @@ def _gather(
     terms = int(term.max()) + 1
     index, value = np.zeros((terms, row_count), np.int64), np.zeros((terms, row_count))
     index[term, rows], value[term, rows] = columns, weights
-    return _Gather(
+    return Gather(
         tuple(torch.tensor(i, device=device) for i in index),
         tuple(torch.tensor(v, dtype=dtype, device=device) for v in value),
     )

@@ -1,0 +1,548 @@
+"""SpecNet's layers: convolutions whose maps stay spectra, and what belongs to them."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from passband import functional
+from passband.nn.spectral_map import SpectralMap
+from passband.ops.band_limited_conv.geometry import ConvGeometry, per_axis
+from passband.ops.band_limited_conv.op import (
+    band_limited_conv,
+    band_limited_conv_plainly,
+    geometry_arguments,
+)
+from passband.ops.spectral import resample
+from passband.ops.spectral.frame import Frame
+from passband.ops.spectral.pointwise import ODD_ACTIVATIONS, activate, magnitude, threshold
+from passband.ops.spectral.product import spectral_conv
+from passband.ops.spectral.stage import Source, StageOptions, StoredSpectrum, run_stage, store
+from passband.ops.tracing import is_transformed
+from passband.spectrum.dft import transform_multiplications
+from passband.spectrum.packed import check_storage
+
+MAP_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "elu": F.elu,
+    "leaky-relu": F.leaky_relu,
+}
+"""Activations of maps, by name: the spectrum is transformed to the map and back around them."""
+
+ACTIVATIONS = (*ODD_ACTIVATIONS, *MAP_ACTIVATIONS)
+POOLS = ("spectral", "average", "stride", "max")
+
+
+def check_stage_arguments(
+    threshold: float, activation: str | None, pool: str, learned_scale: bool, storage: str
+) -> None:
+    """Check how a stage is to compute and store.
+
+    Raises:
+        ValueError: A value is outside its range, unknown, or does not fit the activation.
+        TypeError: The threshold is not a number.
+    """
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+        raise TypeError(f"threshold must be a number, got {threshold!r}")
+    if not 0 <= threshold < math.inf:
+        raise ValueError(f"threshold is {threshold}, allowed is 0 or more")
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}, allowed are {', '.join(ACTIVATIONS)}")
+    if pool not in POOLS:
+        raise ValueError(f"pool is {pool!r}, allowed are {', '.join(POOLS)}")
+    on_map = activation in MAP_ACTIVATIONS
+    if pool == "max" and not on_map:
+        raise ValueError("pool is 'max', which has no spectral form; use an activation on the map")
+    if learned_scale and on_map:
+        raise ValueError(f"learned_scale is for spectral activations, not {activation!r}")
+    check_storage(storage)
+
+
+class _SpectralConv(nn.modules.conv._ConvNd):
+    """What the layers of one and two axes share."""
+
+    _native: type[nn.modules.conv._ConvNd]
+
+    def __init__(
+        self,
+        *args: Any,
+        threshold: float = 0.0,
+        activation: str | None = None,
+        learned_scale: bool = False,
+        pool: int | Sequence[int] = 1,
+        pool_mode: str = "spectral",
+        compression: float | None = None,
+        storage: str = "float32",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.configure(
+            threshold, activation, learned_scale, pool, pool_mode, compression, storage
+        )
+
+    def configure(
+        self,
+        threshold: float = 0.0,
+        activation: str | None = None,
+        learned_scale: bool = False,
+        pool: int | Sequence[int] = 1,
+        pool_mode: str = "spectral",
+        compression: float | None = None,
+        storage: str = "float32",
+    ) -> None:
+        """Set what follows the convolution; see `SpectralConv2d`."""
+        check_stage_arguments(threshold, activation, pool_mode, learned_scale, storage)
+        axes = len(self.kernel_size)
+        self.threshold = float(threshold)
+        self.activation = activation
+        self.pool = per_axis("pool", pool, axes, 1)
+        self.pool_mode = pool_mode
+        self.compression = compression
+        self.storage = storage
+        self.next_padding: tuple[tuple[int, int], ...] = ((0, 0),) * axes
+        self.norm: tuple[nn.modules.batchnorm._BatchNorm, ...] = ()  # not a submodule of this one
+        scale = torch.ones_like(self.weight[:, 0].flatten(1)[:, 0]) if learned_scale else None
+        self.register_parameter("scale", None if scale is None else nn.Parameter(scale))
+        if not self.on_map:
+            self._check_keeps_size()
+
+    @property
+    def on_map(self) -> bool:
+        """Whether the activation is evaluated on the map."""
+        return self.activation in MAP_ACTIVATIONS
+
+    def forward(self, input: Tensor | SpectralMap) -> SpectralMap:
+        """From maps (B, C, n1, ..) or spectra of them to spectra.
+
+        Raises:
+            ValueError: The number of channels or axes is another one, or a stride does not divide
+                the points.
+        """
+        self._check_input(tuple(input.shape))
+        parameters = self._stage_parameters()
+        parts, frame = _parts_and_frame(input)
+        stage = _Stage(self, frame, tuple(input.shape[2:]))
+        differentiates = torch.is_grad_enabled() and any(
+            p is not None and p.requires_grad
+            for p in (*parameters, *(t for part in parts for t in _tracked(part)))
+        )
+        if not differentiates or is_transformed():
+            dense = [part if isinstance(part, Tensor) else part.dense() for part in parts]
+            return SpectralMap(stage.result, (stage(dense, parameters, True),))
+        options = StageOptions(
+            self.storage,
+            sparse=self.threshold > 0,
+            splits=not (self.norm and self.training),
+            image_bytes=stage.image_bytes(input.shape[1]),
+        )
+        sources: list[Source] = [
+            part if isinstance(part, StoredSpectrum) or frame is None else store(part, options)
+            for part in parts
+        ]
+        return SpectralMap(stage.result, (run_stage(stage, sources, parameters, options),))
+
+    def threshold_for(self, input: Tensor | SpectralMap, density: float) -> float:
+        """The threshold at which a fraction of the result's coefficients is kept."""
+        parts, frame = _parts_and_frame(input)
+        stage = _Stage(self, frame, tuple(input.shape[2:]))
+        dense = [part if isinstance(part, Tensor) else part.dense() for part in parts]
+        return stage.threshold_for(dense, self._stage_parameters(), density)
+
+    def stage_multiplications(self, input: Tensor | SpectralMap) -> int:
+        """Multiplications of a forward pass; see `passband.measure.macs`."""
+        _, frame = _parts_and_frame(input)
+        stage = _Stage(self, frame, tuple(input.shape[2:]))
+        return stage.multiplications(input.shape[0])
+
+    def _stage_parameters(self) -> list[Tensor | None]:
+        norms = [p for norm in self.norm for p in (norm.weight, norm.bias)]
+        return [self.weight, self.bias, self.scale, *norms]
+
+    def to_conv(self) -> nn.Module:
+        """The torch convolution with this layer's parameters (the same objects), hooks and mode."""
+        conv = self._native.__new__(self._native)
+        own = {
+            *("threshold", "activation", "pool", "pool_mode", "compression", "storage"),
+            *("next_padding", "norm"),
+        }
+        conv.__dict__.update({k: v for k, v in self.__dict__.items() if k not in own})
+        conv._parameters = {k: v for k, v in self._parameters.items() if k != "scale"}
+        return conv
+
+    def pads(self) -> tuple[tuple[int, int], ...]:
+        """Zeros before and after the map, per axis, as the convolution has them."""
+        pads = self._reversed_padding_repeated_twice[::-1]
+        return tuple(zip(pads[::2], pads[1::2], strict=True))
+
+    def extra_repr(self) -> str:
+        """The arguments, and those of what follows the convolution."""
+        parts = [super().extra_repr()]  # type: ignore[no-untyped-call]
+        parts.append(f"threshold={self.threshold:g}")
+        if self.activation is not None:
+            parts.append(f"activation={self.activation!r}")
+        if max(self.pool) > 1:
+            parts.append(f"pool={self.pool}, pool_mode={self.pool_mode!r}")
+        if self.compression is not None:
+            parts.append(f"compression={self.compression}")
+        if self.storage != "float32":
+            parts.append(f"storage={self.storage!r}")
+        return ", ".join(parts)
+
+    def _check_keeps_size(self) -> None:
+        """A map continued periodically has no border: nothing is lost or gained there."""
+        for span, (before, after) in zip(self._span(), self.pads(), strict=True):
+            if before + after != span - 1:
+                raise ValueError(
+                    f"padding is {self.padding!r}, but a spectral convolution with a span of "
+                    f"{self._span()} points keeps the map's size: use padding='same', or an "
+                    "activation on the map"
+                )
+
+    def _span(self) -> tuple[int, ...]:
+        return tuple(
+            d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True)
+        )
+
+    def _check_input(self, shape: tuple[int, ...]) -> None:
+        axes = len(self.kernel_size)
+        if len(shape) != axes + 2:
+            raise ValueError(f"input has shape {shape}, allowed are {axes + 2} axes")
+        if shape[1] != self.in_channels:
+            raise ValueError(f"input has {shape[1]} channels, but the layer takes {self.in_channels}")
+
+
+class _Stage:
+    """The function of a layer for maps of one size: what `run_stage` runs."""
+
+    def __init__(
+        self, layer: _SpectralConv, frame: Frame | None, size: tuple[int, ...]
+    ) -> None:
+        self.layer = layer
+        self.takes_maps = frame is None
+        if layer.on_map:
+            pads = layer.pads()
+            self.frame = Frame.of(size, pads, layer.compression) if frame is None else frame
+            grid = Frame.of(size, pads, layer.compression)
+            self.geometry = ConvGeometry(
+                size, pads, layer.kernel_size, layer.stride, layer.dilation, layer.groups,
+                grid.grid, self.frame.kept if self.frame.padding == pads else grid.kept,
+            )  # fmt: skip
+            self.product_frame = Frame(size, pads, self.geometry.kept)
+            after = _pooled_size(self.geometry.output_size, layer.pool)
+            self.result = Frame.of(after, layer.next_padding, layer.compression)
+            return
+        self.frame = Frame.of(size, None, layer.compression) if frame is None else frame
+        self.result = self.frame
+        if max(layer.stride) > 1:
+            self.result = resample.folded_frame(self.result, layer.stride)
+        self.strided = self.result
+        self.product_frame = self.frame
+        self.crops = max(layer.pool) > 1 and layer.pool_mode == "spectral"
+        if self.crops:
+            self.result = resample.cropped_frame(self.result, layer.pool)
+            if max(layer.stride) == 1:
+                # all that follows acts on single frequencies: those that the pooling drops need
+                # not be computed
+                self.product_frame = Frame(size, self.frame.padding, self.result.kept)
+                self.strided = self.product_frame
+        elif max(layer.pool) > 1:
+            self.result = resample.folded_frame(self.result, layer.pool)
+
+    def image_bytes(self, channels: int) -> int:
+        """Bytes of the largest dense tensor for one image."""
+        points = math.prod(self.frame.grid)
+        return 4 * max(channels * points, self.layer.out_channels * points)
+
+    def multiplications(self, batch: int) -> int:
+        """Of a forward pass on a batch: three for each pair of channels and frequency, and the
+        transforms.
+        """
+        layer, result = self.layer, self.result
+        product, inputs = self.product_frame, layer.in_channels
+        count = 3 * product.bins * layer.weight[:, :, *[0] * len(layer.kernel_size)].numel()
+        if self.takes_maps:
+            count += inputs * _transform(self.frame)
+        if layer.on_map:
+            count += layer.out_channels * (_transform(product) + _transform(result))
+        return batch * count
+
+    def threshold_for(
+        self, sources: list[Tensor], parameters: Sequence[Tensor | None], density: float
+    ) -> float:
+        """The magnitude that a fraction of what the threshold is given reaches."""
+        before = self._before_threshold(sources, parameters, first=True)
+        magnitudes = magnitude(before).flatten()
+        dropped = int((1 - density) * magnitudes.numel())
+        return float(magnitudes.kthvalue(dropped + 1).values) if dropped else 0.0
+
+    def __call__(
+        self, sources: list[Tensor], parameters: Sequence[Tensor | None], first: bool
+    ) -> Tensor:
+        spectrum = self._before_threshold(sources, parameters, first)
+        spectrum = threshold(spectrum, self.layer.threshold)
+        return spectrum if self.layer.on_map else self._activate(spectrum, parameters[2])
+
+    def _before_threshold(
+        self, sources: list[Tensor], parameters: Sequence[Tensor | None], first: bool
+    ) -> Tensor:
+        if not self.layer.on_map:
+            return self._convolve(self._spectrum(sources), parameters)
+        maps = self._convolve_to_map(sources, parameters)
+        maps = self._normalise(maps, parameters, first)
+        maps = MAP_ACTIVATIONS[self.layer.activation or "identity"](maps)
+        return self.result.from_map(self._pool_map(maps))
+
+    def _spectrum(self, sources: list[Tensor]) -> Tensor:
+        if self.takes_maps:
+            return self.frame.from_map(sources[0])
+        return sources[0] if len(sources) == 1 else torch.cat(sources, 3)
+
+    def _convolve(self, spectrum: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
+        weight, bias = parameters[:2]
+        assert weight is not None
+        layer, frame = self.layer, self.product_frame
+        spectrum = spectral_conv(
+            resample.select(spectrum, self.frame, frame),
+            weight,
+            bias,
+            frame,
+            tuple(before for before, _ in layer.pads()),
+            tuple(layer.dilation),
+            layer.groups,
+        )
+        if max(layer.stride) > 1:
+            spectrum = resample.fold(spectrum, frame, tuple(layer.stride))
+        return spectrum
+
+    def _activate(self, spectrum: Tensor, scale: Tensor | None) -> Tensor:
+        layer = self.layer
+        spectrum = activate(spectrum, layer.activation, scale)
+        if max(layer.pool) == 1:
+            return spectrum
+        if self.crops:
+            return resample.crop(spectrum, self.strided, self.result)
+        return resample.fold(spectrum, self.strided, layer.pool, layer.pool_mode == "average")
+
+    def _convolve_to_map(
+        self, sources: list[Tensor], parameters: Sequence[Tensor | None]
+    ) -> Tensor:
+        weight, bias = parameters[:2]
+        assert weight is not None
+        geometry = self.geometry
+        if not self.takes_maps and self.frame.padding == geometry.padding:
+            spectrum = self.frame.to_real(self._spectrum(sources))
+            operator = band_limited_conv_plainly if is_transformed() else band_limited_conv
+            maps: Tensor = operator(
+                spectrum, weight, bias, *geometry_arguments(geometry), "matmul", None, True
+            )[0]
+            return maps
+        given = sources[0] if self.takes_maps else self.frame.to_map(self._spectrum(sources))
+        return functional.convolve(given, weight, bias, geometry, "auto")
+
+    def _normalise(self, maps: Tensor, parameters: Sequence[Tensor | None], first: bool) -> Tensor:
+        """Batch norm; its running statistics are updated in the forward pass alone."""
+        for norm, weight, bias in zip(
+            self.layer.norm, parameters[3::2], parameters[4::2], strict=True
+        ):
+            if first:
+                maps = norm(maps)
+            elif norm.training or norm.running_mean is None:
+                maps = F.batch_norm(maps, None, None, weight, bias, True, 0.0, norm.eps)
+            else:
+                maps = F.batch_norm(
+                    maps, norm.running_mean, norm.running_var, weight, bias, False, 0.0, norm.eps
+                )
+        return maps
+
+    def _pool_map(self, maps: Tensor) -> Tensor:
+        factor, axes = self.layer.pool, len(self.layer.pool)
+        if max(factor) == 1:
+            return maps
+        if self.layer.pool_mode == "max":
+            return (F.max_pool1d, F.max_pool2d)[axes - 1](maps, factor)
+        if self.layer.pool_mode == "average":
+            return F.avg_pool1d(maps, factor) if axes == 1 else F.avg_pool2d(maps, factor)
+        if self.layer.pool_mode == "stride":
+            for axis, (n, s) in enumerate(zip(self.result.size, factor, strict=True), 2):
+                maps = maps.narrow(axis, 0, n * s).index_select(
+                    axis, torch.arange(0, n * s, s, device=maps.device)
+                )
+            return maps
+        return resample.low_pass_and_sample(maps, self.result.size)
+
+
+def _transform(frame: Frame) -> int:
+    """Multiplications of one map's transform."""
+    return transform_multiplications(
+        frame.size, frame.band.real_sizes, range(len(frame.size))
+    )
+
+
+def _parts_and_frame(
+    input: Tensor | SpectralMap,
+) -> tuple[Sequence[Tensor | StoredSpectrum], Frame | None]:
+    """The spectra of an input, and their frame; of maps, the maps and None."""
+    if isinstance(input, SpectralMap):
+        return input.parts, input.frame
+    return (input,), None
+
+
+def _pooled_size(size: tuple[int, ...], factor: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n // s for n, s in zip(size, factor, strict=True))
+
+
+def _tracked(part: Tensor | StoredSpectrum) -> tuple[Tensor, ...]:
+    """The tensors by which autograd knows a part."""
+    return (part,) if isinstance(part, Tensor) else part.placeholders
+
+
+SpectralConv = _SpectralConv
+"""A layer of any number of axes."""
+
+
+class SpectralConv1d(_SpectralConv, nn.Conv1d):
+    """Convolution of series (B, C, L) from spectrum to spectrum; see `SpectralConv2d`.
+
+    Examples:
+        >>> layer = SpectralConv1d(8, 16, 5, padding="same", activation="spectral-tanh", pool=2)
+        >>> layer(SpectralMap.of(torch.randn(4, 8, 270))).shape
+        (4, 16, 135)
+    """
+
+    _native = nn.Conv1d
+
+
+class SpectralConv2d(_SpectralConv, nn.Conv2d):
+    """A convolution from spectrum to spectrum, with the threshold, activation and pooling after it.
+
+    Where gradients are asked for, nothing is kept for the backward pass but the packed spectra that
+    enter and leave. All arguments of torch.nn.Conv2d come first, and the filters are its own, in the
+    spatial domain.
+
+    With a spectral activation, or none, maps never leave the spectrum:
+    ``pool(f(T(X * K + b)))``, with X * K a product per frequency (maps are continued periodically:
+    a circular convolution), T the threshold, and f of real and imaginary parts alone. The paper
+    names no order of threshold and activation; the threshold comes first, since f(0) = 0 then
+    preserves the sparsity, and no threshold of 1 or more could be reached after a tanh.
+
+    With an activation of the map, the spectrum is transformed to the map and back around it, and
+    the result is thresholded: ``T(DFT(pool(f(conv(IDFT(X)) + b))))``. At threshold 0 that is exactly
+    the ordinary layer, zero padding and all.
+
+    Args:
+        threshold: Beta: coefficients of the orthonormal DFT of less magnitude become zero.
+        activation: "spectral-tanh" (the paper), "spectral-softsign", "spectral-hardtanh",
+            "spectral-arctan" of coefficients; "relu", "tanh", "gelu", "silu", "elu", "leaky-relu",
+            "identity" of maps; None is the spectral convolution alone.
+        learned_scale: Learn s of s f(x / s) in each output channel; it starts at 1.
+        pool: Factor of pooling per axis.
+        pool_mode: "spectral" crops the band, which the paper does not describe (Rippel et al.,
+            2015); "average" and "stride" fold the spectrum, which is exact and mixes frequencies;
+            "max" of maps only.
+        compression: Fraction of the half-spectrum to discard besides, 0 <= c < 1.
+        storage: How values are kept: "float32", "bfloat16" or "int8".
+
+    Raises:
+        ValueError: A value is outside its range; a spectral convolution is padded so that the map
+            would change its size; or an argument does not fit the activation.
+
+    Source:
+        Guan et al., SpecNet, ICASSP 2021.
+
+    Examples:
+        >>> layer = SpectralConv2d(
+        ...     3, 8, 3, padding=1, threshold=1.0, activation="spectral-tanh", pool=2)
+        >>> result = layer(torch.randn(4, 3, 16, 16))
+        >>> result.shape, result.density < 0.8
+        ((4, 8, 8, 8), True)
+    """
+
+    _native = nn.Conv2d
+
+
+class SpectralThreshold(nn.Module):
+    """Sets coefficients of magnitude below beta to zero.
+
+    Args:
+        beta: Compared with coefficients of the orthonormal DFT, 0 or more.
+
+    Examples:
+        >>> SpectralThreshold(1.0)(SpectralMap.of(torch.randn(2, 3, 8, 8))).density < 0.7
+        True
+    """
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        check_stage_arguments(beta, None, "spectral", False, "float32")
+        self.beta = float(beta)
+
+    def forward(self, maps: SpectralMap) -> SpectralMap:
+        """From spectra to spectra."""
+        return SpectralMap(maps.frame, (threshold(maps.spectrum(), self.beta),))
+
+
+class SpectralActivation(nn.Module):
+    """f(re) + i f(im) of every coefficient, for an odd f, or an activation of the map.
+
+    Args:
+        name: One of `ACTIVATIONS`.
+        channels: Learn a scale per channel for so many, s f(x / s); None learns none.
+
+    Examples:
+        >>> maps = SpectralMap.of(torch.randn(2, 3, 8, 8))
+        >>> SpectralActivation("spectral-tanh")(maps).spectrum().abs().max() < 1
+        tensor(True)
+        >>> SpectralActivation("relu")(maps).to_map().min() > -1e-5
+        tensor(True)
+    """
+
+    def __init__(self, name: str = "spectral-tanh", channels: int | None = None) -> None:
+        super().__init__()
+        check_stage_arguments(0.0, name, "spectral", channels is not None, "float32")
+        self.name = name
+        scale = None if channels is None else nn.Parameter(torch.ones(channels))
+        self.register_parameter("scale", scale)
+
+    def forward(self, maps: SpectralMap) -> SpectralMap:
+        """From spectra to spectra."""
+        if self.name in MAP_ACTIVATIONS:
+            active = MAP_ACTIVATIONS[self.name](maps.to_map())
+            return SpectralMap(maps.frame, (maps.frame.from_map(active),))
+        return SpectralMap(maps.frame, (activate(maps.spectrum(), self.name, self.scale),))
+
+
+class SpectralPool(nn.Module):
+    """Pooling from spectrum to spectrum: the band is cropped, or the spectrum folded.
+
+    Args:
+        factor: Points to one, per axis.
+        mode: "spectral" crops; "average" and "stride" fold.
+
+    Examples:
+        >>> x = torch.randn(2, 3, 8, 8)
+        >>> pooled = SpectralPool(2, "average")(SpectralMap.of(x)).to_map()
+        >>> torch.allclose(pooled, F.avg_pool2d(x, 2), atol=1e-5)
+        True
+    """
+
+    def __init__(self, factor: int | Sequence[int], mode: str = "spectral") -> None:
+        super().__init__()
+        check_stage_arguments(0.0, None, mode, False, "float32")
+        self.factor, self.mode = factor, mode
+
+    def forward(self, maps: SpectralMap) -> SpectralMap:
+        """From spectra to spectra of smaller maps."""
+        factor = per_axis("factor", self.factor, len(maps.frame.size), 1)
+        if self.mode == "spectral":
+            smaller = resample.cropped_frame(maps.frame, factor)
+            return SpectralMap(smaller, (resample.crop(maps.spectrum(), maps.frame, smaller),))
+        smaller = resample.folded_frame(maps.frame, factor)
+        folded = resample.fold(maps.spectrum(), maps.frame, factor, self.mode == "average")
+        return SpectralMap(smaller, (folded,))
