@@ -97,17 +97,31 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     made = model is None
     if model is None:
         model = _make(path, description["architecture"])
+    whole = _whole_model_handler(description["layers"])
+    if whole is not None:  # before the check, since it changes which tensors there are
+        whole.convert(model)
     _check_tensors(path, model, tensors, types=not made)
     handlers = _handlers(path, model, description["layers"])
     for name, layer in model.named_modules():
         maker = maker_of(layer)
         if name in handlers:
             handlers[name].convert(layer)
-        elif maker is not None:
+        elif maker is not None and (name or whole is None):
             maker.revert(layer)
     # a new network takes the saved tensors themselves, and so their types
     model.load_state_dict(tensors, assign=made)
     return model.train(description["training"]) if made else model
+
+
+def _whole_model_handler(layers: dict[str, Any]) -> Handler[Any] | None:
+    """The handler of a method that converts models as a whole; it is taken out of the layers."""
+    if "" not in layers:
+        return None
+    handler = handler_for(config_from_dict(dict(layers[""])))
+    if not handler.whole_model:
+        return None
+    del layers[""]
+    return handler
 
 
 def _dense(name: str, value: Any) -> Tensor:

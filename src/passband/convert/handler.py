@@ -33,6 +33,8 @@ class Handler(ABC, Generic[ConfigT]):
 
     layer_types: ClassVar[tuple[type[nn.Module], ...]] = ()
     """The types of the layers that this method makes."""
+    whole_model: ClassVar[bool] = False
+    """Whether `convert` and `revert` take a model, not a layer."""
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config

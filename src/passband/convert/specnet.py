@@ -44,6 +44,7 @@ class SpecNetHandler(Handler[SpecNet]):
     """Makes a model pass spectra from convolution to convolution."""
 
     layer_types = (SpectralNetwork,)
+    whole_model = True
 
     def __init__(self, config: SpecNet) -> None:
         super().__init__(config)
