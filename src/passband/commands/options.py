@@ -7,7 +7,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-DATA, BAND, SPECNET, TRAINING, RUN = "Data and network", "Band", "SpecNet", "Training", "Run"  # groups in the help
+DATA, BAND, SPECNET, TRAINING, RUN = (
+    "Data and network",
+    "Band",
+    "SpecNet",
+    "Training",
+    "Run",
+)  # groups in the help
 
 
 def option(panel: str, text: str, *names: str, **more: Any) -> Any:

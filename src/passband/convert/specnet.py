@@ -1,6 +1,6 @@
 """SpecNet: the handler of its config, and the thresholds' calibration."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,13 +12,13 @@ from passband.measure.layers import LayerUse, call_model, undisturbed
 from passband.measure.table import Column, Table
 from passband.nn.specnet import (
     ACTIVATIONS,
-    MAP_ACTIVATIONS,
     SpectralConv,
     SpectralConv1d,
     SpectralConv2d,
     check_stage_arguments,
 )
 from passband.nn.spectral_network import SpectralNetwork, network_class
+from passband.nn.spectral_stage import MAP_ACTIVATIONS
 
 NOT_PLAIN = Reason("not plain", "it is not exactly torch's Conv1d or Conv2d")
 NOT_ONCE = Reason("not once", "it is called several times, or not in the model's own graph")
@@ -110,12 +110,10 @@ class SpecNetHandler(Handler[SpecNet]):
             self._convert_stage(model, stage)
         convs = {stage.conv for stage in chosen}
         for stage in chosen:
-            layer = _layer(model, stage)
-            readers = [_layer(model_, s) for model_, s in ((model, s) for s in chosen)
-                       if s.conv in consumers(stage.conv, convs)]  # fmt: skip
-            pads = {reader.pads() for reader in readers}
+            readers = consumers(stage.conv, convs)
+            pads = {_layer(model, other).pads() for other in chosen if other.conv in readers}
             if self.on_map and len(pads) == 1:
-                (layer.next_padding,) = pads
+                (_layer(model, stage).next_padding,) = pads
         model.__class__ = network_class(type(model))
         assert isinstance(model, SpectralNetwork)
         model.spectral_graph, model.spectral_config = self._graph, self.config
@@ -169,9 +167,7 @@ class SpecNetHandler(Handler[SpecNet]):
         become(conv, layer)
 
 
-def calibrate_threshold(
-    model: nn.Module, batches: Iterable[Tensor], density: float
-) -> Table:
+def calibrate_threshold(model: nn.Module, batches: Iterable[Tensor], density: float) -> Table:
     """Give every stage the threshold at which a fraction of its coefficients is kept.
 
     The stages are taken from the first to the last, each with those before it at their new
@@ -231,7 +227,8 @@ def _fold(conv: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> None:
     weight, bias = conv.weight, conv.bias
     assert isinstance(weight, Tensor)
     with torch.no_grad():
-        factor, shift = torch.ones_like(weight[:, 0].flatten(1)[:, 0]), 0.0
+        factor = torch.ones_like(weight.flatten(1)[:, 0])
+        shift = torch.zeros_like(factor)
         if norm.running_var is not None and norm.running_mean is not None:
             factor = (norm.running_var + norm.eps).rsqrt()
             shift = -norm.running_mean * factor
@@ -239,7 +236,7 @@ def _fold(conv: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> None:
             factor, shift = factor * norm.weight, shift * norm.weight + norm.bias
         weight.mul_(factor.view(-1, *[1] * (weight.dim() - 1)))
         if bias is None:
-            conv.bias = nn.Parameter(torch.zeros_like(factor) + shift)
+            conv.bias = nn.Parameter(shift)
         else:
             assert isinstance(bias, Tensor)
             bias.mul_(factor).add_(shift)

@@ -132,8 +132,9 @@ def _pair(value: Any) -> tuple[int, ...]:
 def rewire(graph: fx.Graph, model: nn.Module, chosen: list[Stage]) -> None:
     """Let the stages pass spectra on to each other, and maps to everything else."""
     for stage in chosen:
-        stage.last.replace_all_uses_with(stage.conv, delete_user_cb=lambda u: u is not stage.conv)
         node = stage.last
+        if node is not stage.conv:
+            node.replace_all_uses_with(stage.conv)
         while node is not stage.conv:
             before = node.all_input_nodes[0]
             graph.erase_node(node)

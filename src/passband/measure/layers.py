@@ -16,8 +16,8 @@ from passband.measure.macs import (
     layer_macs,
 )
 from passband.measure.memory import SavedBytes
-from passband.nn.spectral_map import SpectralMap
 from passband.nn.specnet import SpectralConv
+from passband.nn.spectral_map import SpectralMap
 
 ExampleInput: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
 """What a model is called with: one tensor, positional arguments, or keyword arguments."""

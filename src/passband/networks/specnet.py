@@ -8,14 +8,14 @@ whose names end in "-bn" are the twins that do.
 Source: Guan et al., SpecNet (ICASSP 2021).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from passband.networks.initialise import kaiming_
-from passband.networks.registry import Builder, register_model
+from passband.networks.registry import register_model
 
 VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
 """Filters of the convolutions; 0 is a pooling."""
@@ -183,15 +183,15 @@ def fcn(
     return model
 
 
-_FAMILIES: tuple[tuple[str, int, str, Builder], ...] = (
-    ("specvgg16", 2, "VGG-16 for images from 32 x 32", vgg16),  # type: ignore[arg-type]
-    ("specdensenet", 2, "DenseNet-40, growth 12", densenet),  # type: ignore[arg-type]
-    ("specfcn", 1, "3-layer FCN, time series", fcn),  # type: ignore[arg-type]
-)
-for _name, _axes, _text, _build in _FAMILIES:
+for _name, _axes, _text, _build in (
+    ("specvgg16", 2, "VGG-16 for images from 32 x 32", vgg16),
+    ("specdensenet", 2, "DenseNet-40, growth 12", densenet),
+    ("specfcn", 1, "3-layer FCN, time series", fcn),
+):
+    _make: Callable[..., nn.Module] = _build
     register_model(_name, spatial_dims=_axes, description=f"{_text}, SpecNet's and its twin")(
-        partial(_build, False)  # type: ignore[call-arg, arg-type]
+        partial(_make, False)
     )
     register_model(
         f"{_name}-bn", spatial_dims=_axes, description=f"{_text}, the twin with batch norm"
-    )(partial(_build, True))  # type: ignore[call-arg, arg-type]
+    )(partial(_make, True))

@@ -1,40 +1,20 @@
 """SpecNet's layers: convolutions whose maps stay spectra, and what belongs to them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from passband import functional
 from passband.nn.spectral_map import SpectralMap
-from passband.ops.band_limited_conv.geometry import ConvGeometry, per_axis
-from passband.ops.band_limited_conv.op import (
-    band_limited_conv,
-    band_limited_conv_plainly,
-    geometry_arguments,
-)
+from passband.nn.spectral_stage import MAP_ACTIVATIONS, SpectralStage, parts_and_frame
+from passband.ops.band_limited_conv.geometry import per_axis
 from passband.ops.spectral import resample
-from passband.ops.spectral.frame import Frame
-from passband.ops.spectral.pointwise import ODD_ACTIVATIONS, activate, magnitude, threshold
-from passband.ops.spectral.product import spectral_conv
+from passband.ops.spectral.pointwise import ODD_ACTIVATIONS, activate, threshold
 from passband.ops.spectral.stage import Source, StageOptions, StoredSpectrum, run_stage, store
 from passband.ops.tracing import is_transformed
-from passband.spectrum.dft import transform_multiplications
 from passband.spectrum.packed import check_storage
-
-MAP_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda x: x,
-    "relu": F.relu,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "elu": F.elu,
-    "leaky-relu": F.leaky_relu,
-}
-"""Activations of maps, by name: the spectrum is transformed to the map and back around them."""
 
 ACTIVATIONS = (*ODD_ACTIVATIONS, *MAP_ACTIVATIONS)
 POOLS = ("spectral", "average", "stride", "max")
@@ -69,6 +49,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
     """What the layers of one and two axes share."""
 
     _native: type[nn.modules.conv._ConvNd]
+    scale: Tensor | None
 
     def __init__(
         self,
@@ -83,9 +64,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.configure(
-            threshold, activation, learned_scale, pool, pool_mode, compression, storage
-        )
+        self.configure(threshold, activation, learned_scale, pool, pool_mode, compression, storage)
 
     def configure(
         self,
@@ -127,8 +106,8 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         """
         self._check_input(tuple(input.shape))
         parameters = self._stage_parameters()
-        parts, frame = _parts_and_frame(input)
-        stage = _Stage(self, frame, tuple(input.shape[2:]))
+        parts, frame = parts_and_frame(input)
+        stage = SpectralStage(self, frame, tuple(input.shape[2:]))
         differentiates = torch.is_grad_enabled() and any(
             p is not None and p.requires_grad
             for p in (*parameters, *(t for part in parts for t in _tracked(part)))
@@ -150,15 +129,15 @@ class _SpectralConv(nn.modules.conv._ConvNd):
 
     def threshold_for(self, input: Tensor | SpectralMap, density: float) -> float:
         """The threshold at which a fraction of the result's coefficients is kept."""
-        parts, frame = _parts_and_frame(input)
-        stage = _Stage(self, frame, tuple(input.shape[2:]))
+        parts, frame = parts_and_frame(input)
+        stage = SpectralStage(self, frame, tuple(input.shape[2:]))
         dense = [part if isinstance(part, Tensor) else part.dense() for part in parts]
         return stage.threshold_for(dense, self._stage_parameters(), density)
 
     def stage_multiplications(self, input: Tensor | SpectralMap) -> int:
         """Multiplications of a forward pass; see `passband.measure.macs`."""
-        _, frame = _parts_and_frame(input)
-        stage = _Stage(self, frame, tuple(input.shape[2:]))
+        _, frame = parts_and_frame(input)
+        stage = SpectralStage(self, frame, tuple(input.shape[2:]))
         return stage.multiplications(input.shape[0])
 
     def _stage_parameters(self) -> list[Tensor | None]:
@@ -206,196 +185,16 @@ class _SpectralConv(nn.modules.conv._ConvNd):
                 )
 
     def _span(self) -> tuple[int, ...]:
-        return tuple(
-            d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True)
-        )
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
 
     def _check_input(self, shape: tuple[int, ...]) -> None:
         axes = len(self.kernel_size)
         if len(shape) != axes + 2:
             raise ValueError(f"input has shape {shape}, allowed are {axes + 2} axes")
         if shape[1] != self.in_channels:
-            raise ValueError(f"input has {shape[1]} channels, but the layer takes {self.in_channels}")
-
-
-class _Stage:
-    """The function of a layer for maps of one size: what `run_stage` runs."""
-
-    def __init__(
-        self, layer: _SpectralConv, frame: Frame | None, size: tuple[int, ...]
-    ) -> None:
-        self.layer = layer
-        self.takes_maps = frame is None
-        if layer.on_map:
-            pads = layer.pads()
-            self.frame = Frame.of(size, pads, layer.compression) if frame is None else frame
-            grid = Frame.of(size, pads, layer.compression)
-            self.geometry = ConvGeometry(
-                size, pads, layer.kernel_size, layer.stride, layer.dilation, layer.groups,
-                grid.grid, self.frame.kept if self.frame.padding == pads else grid.kept,
-            )  # fmt: skip
-            self.product_frame = Frame(size, pads, self.geometry.kept)
-            after = _pooled_size(self.geometry.output_size, layer.pool)
-            self.result = Frame.of(after, layer.next_padding, layer.compression)
-            return
-        self.frame = Frame.of(size, None, layer.compression) if frame is None else frame
-        self.result = self.frame
-        if max(layer.stride) > 1:
-            self.result = resample.folded_frame(self.result, layer.stride)
-        self.strided = self.result
-        self.product_frame = self.frame
-        self.crops = max(layer.pool) > 1 and layer.pool_mode == "spectral"
-        if self.crops:
-            self.result = resample.cropped_frame(self.result, layer.pool)
-            if max(layer.stride) == 1:
-                # all that follows acts on single frequencies: those that the pooling drops need
-                # not be computed
-                self.product_frame = Frame(size, self.frame.padding, self.result.kept)
-                self.strided = self.product_frame
-        elif max(layer.pool) > 1:
-            self.result = resample.folded_frame(self.result, layer.pool)
-
-    def image_bytes(self, channels: int) -> int:
-        """Bytes of the largest dense tensor for one image."""
-        points = math.prod(self.frame.grid)
-        return 4 * max(channels * points, self.layer.out_channels * points)
-
-    def multiplications(self, batch: int) -> int:
-        """Of a forward pass on a batch: three for each pair of channels and frequency, and the
-        transforms.
-        """
-        layer, result = self.layer, self.result
-        product, inputs = self.product_frame, layer.in_channels
-        count = 3 * product.bins * layer.weight[:, :, *[0] * len(layer.kernel_size)].numel()
-        if self.takes_maps:
-            count += inputs * _transform(self.frame)
-        if layer.on_map:
-            count += layer.out_channels * (_transform(product) + _transform(result))
-        return batch * count
-
-    def threshold_for(
-        self, sources: list[Tensor], parameters: Sequence[Tensor | None], density: float
-    ) -> float:
-        """The magnitude that a fraction of what the threshold is given reaches."""
-        before = self._before_threshold(sources, parameters, first=True)
-        magnitudes = magnitude(before).flatten()
-        dropped = int((1 - density) * magnitudes.numel())
-        return float(magnitudes.kthvalue(dropped + 1).values) if dropped else 0.0
-
-    def __call__(
-        self, sources: list[Tensor], parameters: Sequence[Tensor | None], first: bool
-    ) -> Tensor:
-        spectrum = self._before_threshold(sources, parameters, first)
-        spectrum = threshold(spectrum, self.layer.threshold)
-        return spectrum if self.layer.on_map else self._activate(spectrum, parameters[2])
-
-    def _before_threshold(
-        self, sources: list[Tensor], parameters: Sequence[Tensor | None], first: bool
-    ) -> Tensor:
-        if not self.layer.on_map:
-            return self._convolve(self._spectrum(sources), parameters)
-        maps = self._convolve_to_map(sources, parameters)
-        maps = self._normalise(maps, parameters, first)
-        maps = MAP_ACTIVATIONS[self.layer.activation or "identity"](maps)
-        return self.result.from_map(self._pool_map(maps))
-
-    def _spectrum(self, sources: list[Tensor]) -> Tensor:
-        if self.takes_maps:
-            return self.frame.from_map(sources[0])
-        return sources[0] if len(sources) == 1 else torch.cat(sources, 3)
-
-    def _convolve(self, spectrum: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
-        weight, bias = parameters[:2]
-        assert weight is not None
-        layer, frame = self.layer, self.product_frame
-        spectrum = spectral_conv(
-            resample.select(spectrum, self.frame, frame),
-            weight,
-            bias,
-            frame,
-            tuple(before for before, _ in layer.pads()),
-            tuple(layer.dilation),
-            layer.groups,
-        )
-        if max(layer.stride) > 1:
-            spectrum = resample.fold(spectrum, frame, tuple(layer.stride))
-        return spectrum
-
-    def _activate(self, spectrum: Tensor, scale: Tensor | None) -> Tensor:
-        layer = self.layer
-        spectrum = activate(spectrum, layer.activation, scale)
-        if max(layer.pool) == 1:
-            return spectrum
-        if self.crops:
-            return resample.crop(spectrum, self.strided, self.result)
-        return resample.fold(spectrum, self.strided, layer.pool, layer.pool_mode == "average")
-
-    def _convolve_to_map(
-        self, sources: list[Tensor], parameters: Sequence[Tensor | None]
-    ) -> Tensor:
-        weight, bias = parameters[:2]
-        assert weight is not None
-        geometry = self.geometry
-        if not self.takes_maps and self.frame.padding == geometry.padding:
-            spectrum = self.frame.to_real(self._spectrum(sources))
-            operator = band_limited_conv_plainly if is_transformed() else band_limited_conv
-            maps: Tensor = operator(
-                spectrum, weight, bias, *geometry_arguments(geometry), "matmul", None, True
-            )[0]
-            return maps
-        given = sources[0] if self.takes_maps else self.frame.to_map(self._spectrum(sources))
-        return functional.convolve(given, weight, bias, geometry, "auto")
-
-    def _normalise(self, maps: Tensor, parameters: Sequence[Tensor | None], first: bool) -> Tensor:
-        """Batch norm; its running statistics are updated in the forward pass alone."""
-        for norm, weight, bias in zip(
-            self.layer.norm, parameters[3::2], parameters[4::2], strict=True
-        ):
-            if first:
-                maps = norm(maps)
-            elif norm.training or norm.running_mean is None:
-                maps = F.batch_norm(maps, None, None, weight, bias, True, 0.0, norm.eps)
-            else:
-                maps = F.batch_norm(
-                    maps, norm.running_mean, norm.running_var, weight, bias, False, 0.0, norm.eps
-                )
-        return maps
-
-    def _pool_map(self, maps: Tensor) -> Tensor:
-        factor, axes = self.layer.pool, len(self.layer.pool)
-        if max(factor) == 1:
-            return maps
-        if self.layer.pool_mode == "max":
-            return (F.max_pool1d, F.max_pool2d)[axes - 1](maps, factor)
-        if self.layer.pool_mode == "average":
-            return F.avg_pool1d(maps, factor) if axes == 1 else F.avg_pool2d(maps, factor)
-        if self.layer.pool_mode == "stride":
-            for axis, (n, s) in enumerate(zip(self.result.size, factor, strict=True), 2):
-                maps = maps.narrow(axis, 0, n * s).index_select(
-                    axis, torch.arange(0, n * s, s, device=maps.device)
-                )
-            return maps
-        return resample.low_pass_and_sample(maps, self.result.size)
-
-
-def _transform(frame: Frame) -> int:
-    """Multiplications of one map's transform."""
-    return transform_multiplications(
-        frame.size, frame.band.real_sizes, range(len(frame.size))
-    )
-
-
-def _parts_and_frame(
-    input: Tensor | SpectralMap,
-) -> tuple[Sequence[Tensor | StoredSpectrum], Frame | None]:
-    """The spectra of an input, and their frame; of maps, the maps and None."""
-    if isinstance(input, SpectralMap):
-        return input.parts, input.frame
-    return (input,), None
-
-
-def _pooled_size(size: tuple[int, ...], factor: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(n // s for n, s in zip(size, factor, strict=True))
+            raise ValueError(
+                f"input has {shape[1]} channels, but the layer takes {self.in_channels}"
+            )
 
 
 def _tracked(part: Tensor | StoredSpectrum) -> tuple[Tensor, ...]:
@@ -407,7 +206,7 @@ SpectralConv = _SpectralConv
 """A layer of any number of axes."""
 
 
-class SpectralConv1d(_SpectralConv, nn.Conv1d):
+class SpectralConv1d(_SpectralConv, nn.Conv1d):  # type: ignore[misc]
     """Convolution of series (B, C, L) from spectrum to spectrum; see `SpectralConv2d`.
 
     Examples:
@@ -419,12 +218,12 @@ class SpectralConv1d(_SpectralConv, nn.Conv1d):
     _native = nn.Conv1d
 
 
-class SpectralConv2d(_SpectralConv, nn.Conv2d):
+class SpectralConv2d(_SpectralConv, nn.Conv2d):  # type: ignore[misc]
     """A convolution from spectrum to spectrum, with the threshold, activation and pooling after it.
 
     Where gradients are asked for, nothing is kept for the backward pass but the packed spectra that
-    enter and leave. All arguments of torch.nn.Conv2d come first, and the filters are its own, in the
-    spatial domain.
+    enter and leave. All arguments of torch.nn.Conv2d come first, and the filters are its own, in
+    the spatial domain.
 
     With a spectral activation, or none, maps never leave the spectrum:
     ``pool(f(T(X * K + b)))``, with X * K a product per frequency (maps are continued periodically:
@@ -433,8 +232,8 @@ class SpectralConv2d(_SpectralConv, nn.Conv2d):
     preserves the sparsity, and no threshold of 1 or more could be reached after a tanh.
 
     With an activation of the map, the spectrum is transformed to the map and back around it, and
-    the result is thresholded: ``T(DFT(pool(f(conv(IDFT(X)) + b))))``. At threshold 0 that is exactly
-    the ordinary layer, zero padding and all.
+    the result is thresholded: ``T(DFT(pool(f(conv(IDFT(X)) + b))))``. At threshold 0 that is
+    exactly the ordinary layer, zero padding and all.
 
     Args:
         threshold: Beta: coefficients of the orthonormal DFT of less magnitude become zero.
@@ -503,6 +302,8 @@ class SpectralActivation(nn.Module):
         tensor(True)
     """
 
+    scale: Tensor | None
+
     def __init__(self, name: str = "spectral-tanh", channels: int | None = None) -> None:
         super().__init__()
         check_stage_arguments(0.0, name, "spectral", channels is not None, "float32")
@@ -528,7 +329,7 @@ class SpectralPool(nn.Module):
     Examples:
         >>> x = torch.randn(2, 3, 8, 8)
         >>> pooled = SpectralPool(2, "average")(SpectralMap.of(x)).to_map()
-        >>> torch.allclose(pooled, F.avg_pool2d(x, 2), atol=1e-5)
+        >>> torch.allclose(pooled, nn.functional.avg_pool2d(x, 2), atol=1e-5)
         True
     """
 

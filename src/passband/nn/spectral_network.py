@@ -20,7 +20,10 @@ class SpectralNetwork(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model computes, by the graph of spectra."""
         places = [n for n in self.spectral_graph.nodes if n.op == "placeholder"]
-        given = [*args, *(kwargs.pop(str(n.target)) for n in places[len(args) :] if n.target in kwargs)]
+        given = [
+            *args,
+            *(kwargs.pop(str(n.target)) for n in places[len(args) :] if n.target in kwargs),
+        ]
         if kwargs:
             raise TypeError(f"{type(self).__name__} has no argument {', '.join(kwargs)}")
         return fx.Interpreter(self, graph=self.spectral_graph).run(*given)

@@ -11,7 +11,7 @@ from passband.ops.band_limited_conv import matmul
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.spectrum.band import Band, band_from_compression, full_band, is_self_conjugate
 from passband.spectrum.constants import cached_constant
-from passband.spectrum.dft import hermitian_packing
+from passband.spectrum.dft import hermitian_packing, linear_map
 
 
 @dataclass(frozen=True)
@@ -68,23 +68,18 @@ class Frame:
 
     def from_map(self, maps: Tensor) -> Tensor:
         """The spectrum (2, F, B, C) of maps (B, C, n1, ..)."""
-        coefficients = matmul.analyze(maps, self._geometry)
-        real, imag = hermitian_packing(self.band, coefficients.dtype, maps.device).pack(
-            coefficients
-        )
-        return torch.stack([real, imag]) * self._weights(coefficients)
+        return linear_map(maps, self._analyze, self._analyze_adjoint)
 
     def to_real(self, spectrum: Tensor) -> Tensor:
         """The coefficients (frequencies, B, C) in the real Fourier basis, as operators take them.
 
         They are those of `passband.ops.band_limited_conv.matmul.analyze`.
         """
-        real, imag = spectrum / self._weights(spectrum)
-        return hermitian_packing(self.band, spectrum.dtype, spectrum.device).unpack(real, imag)
+        return linear_map(spectrum, self._unpack, self._unpack_adjoint)
 
     def to_map(self, spectrum: Tensor) -> Tensor:
         """The maps (B, C, n1, ..), without the padding."""
-        return matmul.analyze_adjoint(self.to_real(spectrum), self._geometry)
+        return linear_map(spectrum, self._synthesize, self._synthesize_adjoint)
 
     def mean(self, spectrum: Tensor) -> Tensor:
         """The means (B, C) of the maps: frequency zero."""
@@ -94,6 +89,34 @@ class Frame:
     def _geometry(self) -> ConvGeometry:
         one = (1,) * len(self.size)
         return ConvGeometry(self.size, self.padding, one, one, one, 1, self.grid, self.kept)
+
+    def _pack(self, coefficients: Tensor) -> Tensor:
+        real, imag = hermitian_packing(self.band, coefficients.dtype, coefficients.device).pack(
+            coefficients
+        )
+        return torch.stack([real, imag])
+
+    def _unpack(self, spectrum: Tensor) -> Tensor:
+        real, imag = spectrum / self._weights(spectrum)
+        return hermitian_packing(self.band, spectrum.dtype, spectrum.device).unpack(real, imag)
+
+    def _unpack_adjoint(self, coefficients: Tensor) -> Tensor:
+        return self._pack(coefficients) / self._weights(coefficients)
+
+    def _analyze(self, maps: Tensor) -> Tensor:
+        coefficients = matmul.analyze(maps, self._geometry)
+        return self._pack(coefficients) * self._weights(coefficients)
+
+    def _analyze_adjoint(self, spectrum: Tensor) -> Tensor:
+        real, imag = spectrum * self._weights(spectrum)
+        packing = hermitian_packing(self.band, spectrum.dtype, spectrum.device)
+        return matmul.analyze_adjoint(packing.unpack(real, imag), self._geometry)
+
+    def _synthesize(self, spectrum: Tensor) -> Tensor:
+        return matmul.analyze_adjoint(self._unpack(spectrum), self._geometry)
+
+    def _synthesize_adjoint(self, maps: Tensor) -> Tensor:
+        return self._unpack_adjoint(matmul.analyze(maps, self._geometry))
 
     def _weights(self, like: Tensor) -> Tensor:
         return _orthonormal_weights(self.band, like.dtype, like.device)
@@ -118,6 +141,8 @@ def self_conjugate_bins(band: Band) -> Tensor:
         [
             place
             for place, frequencies in enumerate(band.bins())
-            if all(is_self_conjugate(int(f), n) for f, n in zip(frequencies, band.sizes, strict=True))
+            if all(
+                is_self_conjugate(int(f), n) for f, n in zip(frequencies, band.sizes, strict=True)
+            )
         ]
     )

@@ -86,8 +86,8 @@ def _product(spectrum: Tensor, weight: Tensor, matrix: Tensor, groups: int) -> T
     if groups == 1:
         p2, p3, p1 = torch.matmul(three, filters)
     else:
-        x = three.unflatten(-1, (groups, -1)).transpose(-2, -3)
-        k = filters.unflatten(-1, (groups, -1)).transpose(-2, -3)
+        x = three.view(*three.shape[:-1], groups, -1).transpose(-2, -3)
+        k = filters.view(*filters.shape[:-1], groups, -1).transpose(-2, -3)
         p2, p3, p1 = torch.matmul(x, k).transpose(-2, -3).flatten(-2)
     return torch.stack([p1 - p3, p1 + p2])
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from passband.ops.spectral.frame import Frame
 from passband.spectrum.band import Band, is_self_conjugate
 from passband.spectrum.constants import cached_constant
-from passband.spectrum.dft import Gather, fourier_basis, sparse_rows, transform
+from passband.spectrum.dft import Gather, fourier_basis, linear_map, sparse_rows, transform
 
 
 def cropped_frame(frame: Frame, factor: tuple[int, ...]) -> Frame:
@@ -67,7 +67,13 @@ def select(spectrum: Tensor, frame: Frame, smaller: Frame) -> Tensor:
     """The coefficients that a smaller frame holds too, as they are."""
     if frame.kept == smaller.kept:
         return spectrum
-    return spectrum.index_select(1, _places(frame.band, smaller.band).to(spectrum.device))
+    places = _places(frame.band, smaller.band).to(spectrum.device)
+
+    def spread(kept: Tensor) -> Tensor:
+        out = kept.new_zeros(2, frame.bins, *kept.shape[2:])
+        return out.index_copy_(1, places, kept)
+
+    return linear_map(spectrum, lambda x: x.index_select(1, places), spread)
 
 
 def low_pass_and_sample(maps: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -120,8 +126,9 @@ def fold(spectrum: Tensor, frame: Frame, stride: tuple[int, ...], average: bool 
         tensor([[[1.5000, 3.5000, 5.5000]]])
     """
     smaller = folded_frame(frame, stride)
-    rows = _folding(frame.band, smaller.band, average, spectrum.dtype, spectrum.device)
-    return rows(spectrum.flatten(0, 1)).unflatten(0, (2, smaller.bins))
+    rows, columns = _folding(frame.band, smaller.band, average, spectrum.dtype, spectrum.device)
+    folded = linear_map(spectrum.flatten(0, 1), rows, columns)
+    return folded.view(2, smaller.bins, *spectrum.shape[2:])
 
 
 def _check_unpadded(frame: Frame) -> None:
@@ -147,8 +154,8 @@ def _places(band: Band, smaller: Band) -> Tensor:
 @cached_constant
 def _folding(
     band: Band, smaller: Band, average: bool, dtype: torch.dtype, device: torch.device
-) -> Gather:
-    """The folding as a sparse real matrix from (2 F) to (2 F') numbers."""
+) -> tuple[Gather, Gather]:
+    """The folding as a sparse real matrix from (2 F) to (2 F') numbers, and its transpose."""
     bins, out_bins = band.bins(), smaller.bins()
     known = {tuple(f): place for place, f in enumerate(bins.tolist())}
     stride = [n // m for n, m in zip(band.sizes, smaller.sizes, strict=True)]
@@ -173,10 +180,11 @@ def _folding(
                 imag = row + len(out_bins)
                 entries += [(imag, place, b), (imag, place + len(bins), a * sign)]
     kept = np.array([entry for entry in entries if entry[2] != 0.0])
-    return sparse_rows(
-        kept[:, 0].astype(np.int64), kept[:, 1].astype(np.int64), kept[:, 2],
-        2 * len(out_bins), dtype, device,
-    )  # fmt: skip
+    rows, columns, values = kept[:, 0].astype(np.int64), kept[:, 1].astype(np.int64), kept[:, 2]
+    return (
+        sparse_rows(rows, columns, values, 2 * len(out_bins), dtype, device),
+        sparse_rows(columns, rows, values, 2 * len(bins), dtype, device),
+    )
 
 
 def _signed(frequency: int, size: int) -> int:

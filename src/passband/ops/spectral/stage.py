@@ -60,7 +60,7 @@ class StoredSpectrum:
 
     def dense(self) -> Tensor:
         """The spectrum (2, F, B, C), differentiable."""
-        dense: Tensor = _Unpack.apply(self.units, *self.placeholders)  # type: ignore[no-untyped-call]
+        dense: Tensor = _Unpack.apply(self.units, *self.placeholders)
         return dense
 
 
@@ -282,7 +282,9 @@ class _Group:
         count = sum(self.sources.images[self.first : self.last])
         maps = iter(self.sources.maps)
         return [
-            next(maps).narrow(0, start, count) if units is None else _join(units[self.first : self.last])
+            next(maps).narrow(0, start, count)
+            if units is None
+            else _join(units[self.first : self.last])
             for units in self.sources.shapes
         ]
 
@@ -326,7 +328,8 @@ def _tensors(units: Sequence[PackedSpectrum]) -> list[Tensor | None]:
 
 def _bare(unit: PackedSpectrum) -> PackedSpectrum:
     """Without its tensors, which autograd keeps; those that are None stay so."""
-    return replace(unit, values=None, bits=None, scale=None)
+    nothing: Any = None
+    return replace(unit, values=nothing, bits=None, scale=None)
 
 
 def _dressed(unit: PackedSpectrum, saved: list[Tensor | None]) -> PackedSpectrum:
