@@ -114,9 +114,9 @@ class SpecNetHandler(Handler[SpecNet]):
             pads = {_layer(model, other).pads() for other in chosen if other.conv in readers}
             if self.on_map and len(pads) == 1:
                 (_layer(model, stage).next_padding,) = pads
-        model.__class__ = network_class(type(model))
+        model.__class__ = network_class(type(model), self._graph)
         assert isinstance(model, SpectralNetwork)
-        model.spectral_graph, model.spectral_config = self._graph, self.config
+        model.spectral_config = self.config
 
     @staticmethod
     def revert(model: nn.Module) -> None:
@@ -124,8 +124,9 @@ class SpecNetHandler(Handler[SpecNet]):
         for layer in list(model.modules()):
             if isinstance(layer, SpectralConv):
                 become(layer, layer.to_conv())
+        assert isinstance(model, SpectralNetwork)
+        del model.spectral_config
         model.__class__ = model.made_from  # type: ignore[assignment]
-        del model.spectral_graph, model.spectral_config
 
     @staticmethod
     def config_of(model: nn.Module) -> SpecNet:

@@ -14,21 +14,21 @@ class SpectralNetwork(nn.Module):
     part of a convolution are passed by.
     """
 
-    spectral_graph: fx.Graph
+    made_from: type[nn.Module]
+    """The class that the model had."""
     spectral_config: SpecNet
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model computes, by the graph of spectra."""
-        places = [n for n in self.spectral_graph.nodes if n.op == "placeholder"]
-        given = [
-            *args,
-            *(kwargs.pop(str(n.target)) for n in places[len(args) :] if n.target in kwargs),
-        ]
-        if kwargs:
-            raise TypeError(f"{type(self).__name__} has no argument {', '.join(kwargs)}")
-        return fx.Interpreter(self, graph=self.spectral_graph).run(*given)
+    """What it was converted by."""
 
 
-def network_class(kind: type[nn.Module]) -> type[nn.Module]:
-    """A model's class, with the forward method of `SpectralNetwork`."""
-    return type(f"Spectral{kind.__name__}", (SpectralNetwork, kind), {"made_from": kind})
+def network_class(kind: type[nn.Module], graph: fx.Graph) -> type[nn.Module]:
+    """A model's class, of which the forward method is that of a graph, with the same arguments."""
+    code = graph.python_code("self")
+    names: dict[str, Any] = dict(code.globals)
+    exec(code.src, names)
+    contents = {
+        "forward": names["forward"],
+        "made_from": kind,
+        "__doc__": SpectralNetwork.__doc__,
+        "__module__": __name__,
+    }
+    return type(f"Spectral{kind.__name__}", (SpectralNetwork, kind), contents)

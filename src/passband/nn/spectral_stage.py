@@ -18,7 +18,7 @@ from passband.ops.band_limited_conv.op import (
 )
 from passband.ops.spectral import resample
 from passband.ops.spectral.frame import Frame
-from passband.ops.spectral.pointwise import activate, magnitude, threshold
+from passband.ops.spectral.pointwise import activate, squared_magnitude, threshold
 from passband.ops.spectral.product import spectral_conv
 from passband.ops.spectral.stage import StoredSpectrum
 from passband.ops.tracing import is_transformed
@@ -118,7 +118,7 @@ class SpectralStage:
     ) -> float:
         """The magnitude that a fraction of what the threshold is given reaches."""
         before = self._before_threshold(sources, parameters, first=True)
-        magnitudes = magnitude(before).flatten()
+        magnitudes = squared_magnitude(before).sqrt().flatten()
         dropped = int((1 - density) * magnitudes.numel())
         return float(magnitudes.kthvalue(dropped + 1).values) if dropped else 0.0
 

@@ -34,12 +34,12 @@ def threshold(spectrum: Tensor, beta: float) -> Tensor:
     """
     if beta == 0:
         return spectrum
-    return spectrum.masked_fill(magnitude(spectrum.detach()) < beta, 0.0)
+    return spectrum.masked_fill(squared_magnitude(spectrum.detach()) < beta**2, 0.0)
 
 
-def magnitude(spectrum: Tensor) -> Tensor:
-    """Absolute values (F, ...) of coefficients (2, F, ...)."""
-    return torch.hypot(spectrum[0], spectrum[1])
+def squared_magnitude(spectrum: Tensor) -> Tensor:
+    """re^2 + im^2 (F, ...) of coefficients (2, F, ...)."""
+    return torch.addcmul(spectrum[0].square(), spectrum[1], spectrum[1])
 
 
 def activate(spectrum: Tensor, name: str | None, scale: Tensor | None = None) -> Tensor:
