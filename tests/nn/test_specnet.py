@@ -66,9 +66,7 @@ def by_torch(layer: SpectralConv2d) -> Any:
 
     def function(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         y = activation(
-            F.conv2d(
-                input, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups
-            )
+            F.conv2d(input, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
         )
         if layer.pool == (1, 1):
             return y

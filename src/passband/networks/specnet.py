@@ -159,7 +159,7 @@ def densenet(
     model = nn.Sequential(
         *modules, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)
     )
-    kaiming_(model)
+    kaiming_(model, "fan_in")
     return model
 
 

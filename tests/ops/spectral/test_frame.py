@@ -13,9 +13,7 @@ sizes = st.lists(st.integers(1, 9), min_size=1, max_size=2).map(tuple)
 
 @properties
 @given(sizes, st.integers(0, 2))
-def test_the_coefficients_are_those_of_the_orthonormal_dft(
-    size: tuple[int, ...], pad: int
-) -> None:
+def test_the_coefficients_are_those_of_the_orthonormal_dft(size: tuple[int, ...], pad: int) -> None:
     frame = Frame.of(size, [(pad, pad)] * len(size))
     maps = random(2, 3, *size)
     spectrum = frame.from_map(maps)
