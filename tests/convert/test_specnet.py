@@ -183,7 +183,8 @@ def test_bad_configs_are_refused(arguments: dict[str, Any], message: str) -> Non
 def test_series() -> None:
     model = nn.Sequential(
         nn.Conv1d(1, 8, 9, padding="same"), nn.ReLU(), nn.MaxPool1d(2),
-        nn.Conv1d(8, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2),
+        nn.Conv1d(8, 4, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2),
     )  # fmt: skip
     x = random(5, 1, 40, dtype=torch.float32)
     expected = model(x)
