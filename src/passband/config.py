@@ -124,6 +124,7 @@ class SpecNet(Config):
         learned_scale: Learn s of s tanh(x / s) in each channel.
         compression: Fraction of the half-spectrum to discard besides, 0 <= c < 1.
         storage: How values are stored: "float32", "bfloat16" or "int8".
+        order: "threshold-first", which the paper's text speaks for, or "activation-first".
 
     Raises:
         ValueError: A value is outside its range.
@@ -143,6 +144,7 @@ class SpecNet(Config):
     learned_scale: bool = False
     compression: float | None = None
     storage: str = "float32"
+    order: str = "threshold-first"
 
     def __post_init__(self) -> None:
         check_band_arguments(self.compression, None, None)

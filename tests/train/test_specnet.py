@@ -39,7 +39,7 @@ def test_the_networks_train(model: str, photographs: str, tmp_path: Path) -> Non
         threshold=1.0, epochs=1, augment=False,
     )  # fmt: skip
     result = run(config, tmp_path, progress=False)
-    twin = replace(config, method="native", activation="spectral-tanh")
+    twin = replace(config, method="native", activation="spectral-tanh", threshold=1.0)
     from passband.train.evaluation import example_batch, make_model, step_saved_bytes
     from passband.train.parts import load_parts
 

@@ -64,6 +64,9 @@ def train(
         bool, option(SPECNET, "Learn the activation's scale per channel.", "--learned-scale")
     ] = False,
     storage: Annotated[str, option(SPECNET, "float32, bfloat16 or int8.")] = "float32",
+    order: Annotated[
+        str, option(SPECNET, "threshold-first or activation-first.")
+    ] = "threshold-first",
     paper: Annotated[
         str | None,
         optional(

@@ -18,7 +18,7 @@ from passband.nn.specnet import (
     check_stage_arguments,
 )
 from passband.nn.spectral_network import SpectralNetwork, network_class
-from passband.nn.spectral_stage import MAP_ACTIVATIONS
+from passband.ops.spectral.on_map import MAP_ACTIVATIONS
 
 NOT_PLAIN = Reason("not plain", "it is not exactly torch's Conv1d or Conv2d")
 NOT_ONCE = Reason("not once", "it is called several times, or not in the model's own graph")
@@ -54,7 +54,12 @@ class SpecNetHandler(Handler[SpecNet]):
                 f"activation is {activation!r}, allowed are {', '.join(ACTIVATIONS)} and keep"
             )
         check_stage_arguments(
-            config.threshold, activation, config.pool, config.learned_scale, config.storage
+            config.threshold,
+            activation,
+            config.pool,
+            config.learned_scale,
+            config.storage,
+            config.order,
         )
         self.on_map = activation in MAP_ACTIVATIONS
         self._graph: fx.Graph | None = None
@@ -112,7 +117,7 @@ class SpecNetHandler(Handler[SpecNet]):
         for stage in chosen:
             readers = consumers(stage.conv, convs)
             pads = {_layer(model, other).pads() for other in chosen if other.conv in readers}
-            if self.on_map and len(pads) == 1:
+            if self.on_map and self.config.order == "activation-first" and len(pads) == 1:
                 (_layer(model, stage).next_padding,) = pads
         model.__class__ = network_class(type(model), self._graph)
         assert isinstance(model, SpectralNetwork)
@@ -162,6 +167,7 @@ class SpecNetHandler(Handler[SpecNet]):
             pool_mode=self.config.pool,
             compression=self.config.compression,
             storage=self.config.storage,
+            order=self.config.order,
         )
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
             layer.norm = (norm,)

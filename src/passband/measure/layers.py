@@ -163,6 +163,4 @@ class _Watch:
 
     def note_result(self, layer: nn.Module, args: Any, result: SpectralMap) -> None:
         """Note how much of its spectrum a stage of SpecNet discards, by band and by threshold."""
-        band = result.frame.band
-        kept = result.density * band.kept_coefficients / band.coefficients
-        self.uses[self.name].realised_compression = 1 - kept
+        self.uses[self.name].realised_compression = 1 - result.density

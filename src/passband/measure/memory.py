@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from itertools import accumulate
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -139,13 +140,36 @@ def peak_bytes(function: Callable[[], object], device: torch.device | str = "cpu
         return torch.cuda.max_memory_allocated(device) - before
     if device.type != "cpu":
         raise ValueError(f"device is {device.type!r}, allowed are 'cpu' and 'cuda'")
+    return allocated_bytes(function).peak
+
+
+@dataclass(frozen=True)
+class Allocated:
+    """Bytes allocated while a function ran, above what was allocated before."""
+
+    peak: int
+    mean: int
+    """Over the time from the first allocation to the last."""
+
+
+def allocated_bytes(function: Callable[[], object]) -> Allocated:
+    """What is allocated on the CPU while a function runs: `peak_bytes`, and the mean over time.
+
+    Examples:
+        >>> found = allocated_bytes(lambda: torch.ones(1000).add(1))
+        >>> 0 < found.mean <= found.peak
+        True
+    """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         function()
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())  # of all threads
-    sizes: list[int] = [event.nbytes() for event in events]
-    return max(accumulate(sizes, initial=0))
+    held = list(accumulate((event.nbytes() for event in events), initial=0))
+    starts = [event.start_ns() for event in events]
+    times = [later - start for start, later in pairwise(starts)]
+    area = sum(most * time for most, time in zip(held[1:], times, strict=False))
+    return Allocated(max(held), round(area / max(1, sum(times))))
 
 
 def _own_tensors(model: nn.Module | None) -> Iterator[Tensor]:

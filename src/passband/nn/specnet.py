@@ -7,21 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passband.nn.spectral_map import SpectralMap
-from passband.nn.spectral_stage import MAP_ACTIVATIONS, SpectralStage, parts_and_frame
+from passband.nn.spectral_map import Piece, SpectralMap
+from passband.nn.spectral_stage import SpectralStage
 from passband.ops.band_limited_conv.geometry import per_axis
 from passband.ops.spectral import resample
+from passband.ops.spectral.on_map import MAP_ACTIVATIONS
 from passband.ops.spectral.pointwise import ODD_ACTIVATIONS, activate, threshold
 from passband.ops.spectral.stage import Source, StageOptions, StoredSpectrum, run_stage, store
 from passband.ops.tracing import is_transformed
 from passband.spectrum.packed import check_storage
 
 ACTIVATIONS = (*ODD_ACTIVATIONS, *MAP_ACTIVATIONS)
+ORDERS = ("threshold-first", "activation-first")
 POOLS = ("spectral", "average", "stride", "max")
 
 
 def check_stage_arguments(
-    threshold: float, activation: str | None, pool: str, learned_scale: bool, storage: str
+    threshold: float,
+    activation: str | None,
+    pool: str,
+    learned_scale: bool,
+    storage: str,
+    order: str = ORDERS[0],
 ) -> None:
     """Check how a stage is to compute and store.
 
@@ -43,6 +50,8 @@ def check_stage_arguments(
     if learned_scale and on_map:
         raise ValueError(f"learned_scale is for spectral activations, not {activation!r}")
     check_storage(storage)
+    if order not in ORDERS:
+        raise ValueError(f"order is {order!r}, allowed are {', '.join(ORDERS)}")
 
 
 class _SpectralConv(nn.modules.conv._ConvNd):
@@ -61,10 +70,13 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         pool_mode: str = "spectral",
         compression: float | None = None,
         storage: str = "float32",
+        order: str = "threshold-first",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.configure(threshold, activation, learned_scale, pool, pool_mode, compression, storage)
+        self.configure(
+            threshold, activation, learned_scale, pool, pool_mode, compression, storage, order
+        )
 
     def configure(
         self,
@@ -75,9 +87,10 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         pool_mode: str = "spectral",
         compression: float | None = None,
         storage: str = "float32",
+        order: str = "threshold-first",
     ) -> None:
         """Set what follows the convolution; see `SpectralConv2d`."""
-        check_stage_arguments(threshold, activation, pool_mode, learned_scale, storage)
+        check_stage_arguments(threshold, activation, pool_mode, learned_scale, storage, order)
         axes = len(self.kernel_size)
         self.threshold = float(threshold)
         self.activation = activation
@@ -85,6 +98,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         self.pool_mode = pool_mode
         self.compression = compression
         self.storage = storage
+        self.activation_first = order == "activation-first"
         self.next_padding: tuple[tuple[int, int], ...] = ((0, 0),) * axes
         self.norm: tuple[nn.modules.batchnorm._BatchNorm, ...] = ()  # not a submodule of this one
         scale = torch.ones_like(self.weight[:, 0].flatten(1)[:, 0]) if learned_scale else None
@@ -106,15 +120,14 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         """
         self._check_input(tuple(input.shape))
         parameters = self._stage_parameters()
-        parts, frame = parts_and_frame(input)
-        stage = SpectralStage(self, frame, tuple(input.shape[2:]))
+        stage = self._stage(input)
+        given = _spectra(input)
         differentiates = torch.is_grad_enabled() and any(
             p is not None and p.requires_grad
-            for p in (*parameters, *(t for part in parts for t in _tracked(part)))
+            for p in (*parameters, *(t for spectrum in given for t in _tracked(spectrum)))
         )
         if not differentiates or is_transformed():
-            dense = [part if isinstance(part, Tensor) else part.dense() for part in parts]
-            return SpectralMap(stage.result, (stage(dense, parameters, True),))
+            return SpectralMap((Piece(stage.form, stage(_dense(input), parameters, True)),))
         options = StageOptions(
             self.storage,
             sparse=self.threshold > 0,
@@ -122,23 +135,25 @@ class _SpectralConv(nn.modules.conv._ConvNd):
             image_bytes=stage.image_bytes(input.shape[1]),
         )
         sources: list[Source] = [
-            part if isinstance(part, StoredSpectrum) or frame is None else store(part, options)
-            for part in parts
+            spectrum
+            if isinstance(spectrum, StoredSpectrum) or isinstance(input, Tensor)
+            else store(spectrum, options)
+            for spectrum in given
         ]
-        return SpectralMap(stage.result, (run_stage(stage, sources, parameters, options),))
+        return SpectralMap((Piece(stage.form, run_stage(stage, sources, parameters, options)),))
 
     def threshold_for(self, input: Tensor | SpectralMap, density: float) -> float:
-        """The threshold at which a fraction of the result's coefficients is kept."""
-        parts, frame = parts_and_frame(input)
-        stage = SpectralStage(self, frame, tuple(input.shape[2:]))
-        dense = [part if isinstance(part, Tensor) else part.dense() for part in parts]
-        return stage.threshold_for(dense, self._stage_parameters(), density)
+        """The threshold at which a fraction of the coefficients that it is given is kept."""
+        stage = self._stage(input)
+        return stage.threshold_for(_dense(input), self._stage_parameters(), density)
 
     def stage_multiplications(self, input: Tensor | SpectralMap) -> int:
         """Multiplications of a forward pass; see `passband.measure.macs`."""
-        _, frame = parts_and_frame(input)
-        stage = SpectralStage(self, frame, tuple(input.shape[2:]))
-        return stage.multiplications(input.shape[0])
+        return self._stage(input).multiplications(input.shape[0])
+
+    def _stage(self, input: Tensor | SpectralMap) -> SpectralStage:
+        forms = [p.form for p in input.pieces] if isinstance(input, SpectralMap) else [None]
+        return SpectralStage(self, forms, tuple(input.shape[2:]))
 
     def _stage_parameters(self) -> list[Tensor | None]:
         norms = [p for norm in self.norm for p in (norm.weight, norm.bias)]
@@ -149,7 +164,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         conv = self._native.__new__(self._native)
         own = {
             *("threshold", "activation", "pool", "pool_mode", "compression", "storage"),
-            *("next_padding", "norm"),
+            *("next_padding", "norm", "activation_first"),
         }
         conv.__dict__.update({k: v for k, v in self.__dict__.items() if k not in own})
         conv._parameters = {k: v for k, v in self._parameters.items() if k != "scale"}
@@ -197,9 +212,19 @@ class _SpectralConv(nn.modules.conv._ConvNd):
             )
 
 
-def _tracked(part: Tensor | StoredSpectrum) -> tuple[Tensor, ...]:
-    """The tensors by which autograd knows a part."""
-    return (part,) if isinstance(part, Tensor) else part.placeholders
+def _spectra(input: Tensor | SpectralMap) -> list[Tensor | StoredSpectrum]:
+    """The spectra of an input, as they are, or its maps."""
+    return [input] if isinstance(input, Tensor) else [piece.spectrum for piece in input.pieces]
+
+
+def _dense(input: Tensor | SpectralMap) -> list[Tensor]:
+    """The dense spectra of an input, or its maps."""
+    return [input] if isinstance(input, Tensor) else [piece.dense() for piece in input.pieces]
+
+
+def _tracked(spectrum: Tensor | StoredSpectrum) -> tuple[Tensor, ...]:
+    """The tensors by which autograd knows a spectrum."""
+    return (spectrum,) if isinstance(spectrum, Tensor) else spectrum.placeholders
 
 
 SpectralConv = _SpectralConv
@@ -231,9 +256,13 @@ class SpectralConv2d(_SpectralConv, nn.Conv2d):  # type: ignore[misc]
     names no order of threshold and activation; the threshold comes first, since f(0) = 0 then
     preserves the sparsity, and no threshold of 1 or more could be reached after a tanh.
 
-    With an activation of the map, the spectrum is transformed to the map and back around it, and
-    the result is thresholded: ``T(DFT(pool(f(conv(IDFT(X)) + b))))``. At threshold 0 that is
+    With an activation of the map, what is stored is ``X = T(DFT(conv(x) + b))``, and the next layer
+    begins with ``x' = pool(f(IDFT(X)))``, as does the way back to maps. At threshold 0 that is
     exactly the ordinary layer, zero padding and all.
+
+    With `order` "activation-first" the threshold comes last, and what is stored is what the next
+    layer convolves: ``T(DFT(pool(f(conv(x) + b))))``, with the zeros of that layer's padding
+    around the map. That is smaller after pooling, saves transforms, and costs more accuracy.
 
     Args:
         threshold: Beta: coefficients of the orthonormal DFT of less magnitude become zero.
@@ -247,6 +276,7 @@ class SpectralConv2d(_SpectralConv, nn.Conv2d):  # type: ignore[misc]
             "max" of maps only.
         compression: Fraction of the half-spectrum to discard besides, 0 <= c < 1.
         storage: How values are kept: "float32", "bfloat16" or "int8".
+        order: "threshold-first" or "activation-first".
 
     Raises:
         ValueError: A value is outside its range; a spectral convolution is padded so that the map
@@ -284,7 +314,7 @@ class SpectralThreshold(nn.Module):
 
     def forward(self, maps: SpectralMap) -> SpectralMap:
         """From spectra to spectra."""
-        return SpectralMap(maps.frame, (threshold(maps.spectrum(), self.beta),))
+        return SpectralMap.dense(maps.frame, threshold(maps.spectrum(), self.beta))
 
 
 class SpectralActivation(nn.Module):
@@ -315,8 +345,8 @@ class SpectralActivation(nn.Module):
         """From spectra to spectra."""
         if self.name in MAP_ACTIVATIONS:
             active = MAP_ACTIVATIONS[self.name](maps.to_map())
-            return SpectralMap(maps.frame, (maps.frame.from_map(active),))
-        return SpectralMap(maps.frame, (activate(maps.spectrum(), self.name, self.scale),))
+            return SpectralMap.dense(maps.frame, maps.frame.from_map(active))
+        return SpectralMap.dense(maps.frame, activate(maps.spectrum(), self.name, self.scale))
 
 
 class SpectralPool(nn.Module):
@@ -343,7 +373,7 @@ class SpectralPool(nn.Module):
         factor = per_axis("factor", self.factor, len(maps.frame.size), 1)
         if self.mode == "spectral":
             smaller = resample.cropped_frame(maps.frame, factor)
-            return SpectralMap(smaller, (resample.crop(maps.spectrum(), maps.frame, smaller),))
+            return SpectralMap.dense(smaller, resample.crop(maps.spectrum(), maps.frame, smaller))
         smaller = resample.folded_frame(maps.frame, factor)
         folded = resample.fold(maps.spectrum(), maps.frame, factor, self.mode == "average")
-        return SpectralMap(smaller, (folded,))
+        return SpectralMap.dense(smaller, folded)

@@ -1,7 +1,7 @@
 """What a layer of SpecNet computes, for maps of one size: the function that its stage runs."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from passband import functional
-from passband.nn.spectral_map import SpectralMap
+from passband.nn.spectral_map import Form
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.ops.band_limited_conv.op import (
     band_limited_conv,
@@ -18,22 +18,11 @@ from passband.ops.band_limited_conv.op import (
 )
 from passband.ops.spectral import resample
 from passband.ops.spectral.frame import Frame
+from passband.ops.spectral.on_map import OnMap
 from passband.ops.spectral.pointwise import activate, squared_magnitude, threshold
 from passband.ops.spectral.product import spectral_conv
-from passband.ops.spectral.stage import StoredSpectrum
 from passband.ops.tracing import is_transformed
 from passband.spectrum.dft import transform_multiplications
-
-MAP_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda x: x,
-    "relu": F.relu,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "elu": F.elu,
-    "leaky-relu": F.leaky_relu,
-}
-"""Activations of maps, by name: the spectrum is transformed to the map and back around them."""
 
 
 class StageLayer(Protocol):
@@ -51,6 +40,7 @@ class StageLayer(Protocol):
     pool: tuple[int, ...]
     pool_mode: str
     compression: float | None
+    activation_first: bool
     next_padding: tuple[tuple[int, int], ...]
     norm: tuple[nn.modules.batchnorm._BatchNorm, ...]
 
@@ -63,24 +53,48 @@ class StageLayer(Protocol):
 
 
 class SpectralStage:
-    """The function of a layer for maps of one size: what `run_stage` runs."""
+    """The function of a layer for maps of one size: what `run_stage` runs.
 
-    def __init__(self, layer: StageLayer, frame: Frame | None, size: tuple[int, ...]) -> None:
-        self.layer = layer
-        self.takes_maps = frame is None
+    Args:
+        layer: The layer.
+        forms: What each of its sources is a spectrum of; None for one that is maps.
+        size: Points of the maps.
+    """
+
+    def __init__(
+        self, layer: StageLayer, forms: Sequence[Form | None], size: tuple[int, ...]
+    ) -> None:
+        self.layer, self.forms = layer, forms
+        first = forms[0]
+        plain = first is not None and first.then is None and set(forms) == {first}
+        self.frame = Frame.of(size, None, layer.compression)
+        if plain and first is not None:
+            self.frame = first.frame
         if layer.on_map:
-            pads = layer.pads()
-            self.frame = Frame.of(size, pads, layer.compression) if frame is None else frame
-            grid = Frame.of(size, pads, layer.compression)
-            self.geometry = ConvGeometry(
-                size, pads, layer.kernel_size, layer.stride, layer.dilation, layer.groups,
-                grid.grid, self.frame.kept if self.frame.padding == pads else grid.kept,
-            )  # fmt: skip
-            self.product_frame = Frame(size, pads, self.geometry.kept)
-            after = _pooled_size(self.geometry.output_size, layer.pool)
-            self.result = Frame.of(after, layer.next_padding, layer.compression)
-            return
-        self.frame = Frame.of(size, None, layer.compression) if frame is None else frame
+            self._plan_on_map(size, plain)
+        else:
+            self._plan_in_spectrum(size)
+            self.takes_spectra = plain
+
+    def _plan_on_map(self, size: tuple[int, ...], plain: bool) -> None:
+        layer, pads = self.layer, self.layer.pads()
+        self.takes_spectra = plain and self.frame.padding == pads
+        if not self.takes_spectra:
+            self.frame = Frame.of(size, pads, layer.compression)
+        self.geometry = ConvGeometry(
+            size, pads, layer.kernel_size, layer.stride, layer.dilation, layer.groups,
+            self.frame.grid, self.frame.kept,
+        )  # fmt: skip
+        self.product_frame = self.frame
+        self.then = OnMap(layer.activation or "identity", layer.pool, layer.pool_mode)
+        made = self.geometry.output_size
+        if layer.activation_first:
+            made = self.then.size(made)
+        self.result = Frame.of(made, layer.next_padding, layer.compression)
+        self.form = Form(self.result, None if layer.activation_first else self.then)
+
+    def _plan_in_spectrum(self, size: tuple[int, ...]) -> None:
+        layer = self.layer
         self.result = self.frame
         if max(layer.stride) > 1:
             self.result = resample.folded_frame(self.result, layer.stride)
@@ -96,21 +110,25 @@ class SpectralStage:
                 self.strided = self.product_frame
         elif max(layer.pool) > 1:
             self.result = resample.folded_frame(self.result, layer.pool)
+        self.form = Form(self.result)
 
     def image_bytes(self, channels: int) -> int:
         """Bytes of the largest dense tensor for one image."""
-        points = math.prod(self.frame.grid)
-        return 4 * max(channels * points, self.layer.out_channels * points)
+        given = [math.prod(f.frame.grid) for f in self.forms if f is not None]
+        points = max(*given, math.prod(self.frame.grid), math.prod(self.result.grid))
+        return 4 * max(channels, self.layer.out_channels) * points
 
     def multiplications(self, batch: int) -> int:
         """Of a forward pass: three for each pair of channels and frequency, and the transforms."""
-        layer, result = self.layer, self.result
-        product, inputs = self.product_frame, layer.in_channels
+        layer, product = self.layer, self.product_frame
         count = 3 * product.bins * (layer.weight.numel() // math.prod(layer.kernel_size))
-        if self.takes_maps:
-            count += inputs * _transform(self.frame)
+        if not self.takes_spectra:
+            count += layer.in_channels * _transform(self.frame)
+            count += sum(_transform(f.frame) for f in self.forms if f is not None) * (
+                layer.in_channels // len(self.forms)
+            )
         if layer.on_map:
-            count += layer.out_channels * (_transform(product) + _transform(result))
+            count += layer.out_channels * (_transform(product) + _transform(self.result))
         return batch * count
 
     def threshold_for(
@@ -125,24 +143,39 @@ class SpectralStage:
     def __call__(  # noqa: D102  # the class says it
         self, sources: list[Tensor], parameters: Sequence[Tensor | None], first: bool
     ) -> Tensor:
+        layer = self.layer
         spectrum = self._before_threshold(sources, parameters, first)
-        spectrum = threshold(spectrum, self.layer.threshold)
-        return spectrum if self.layer.on_map else self._activate(spectrum, parameters[2])
+        spectrum = threshold(spectrum, layer.threshold)
+        if layer.on_map:
+            return spectrum
+        if not layer.activation_first:
+            spectrum = activate(spectrum, layer.activation, parameters[2])
+        return self._pool(spectrum)
 
     def _before_threshold(
         self, sources: list[Tensor], parameters: Sequence[Tensor | None], first: bool
     ) -> Tensor:
-        if not self.layer.on_map:
-            return self._convolve(self._spectrum(sources), parameters)
+        layer = self.layer
+        if not layer.on_map:
+            spectrum = self._convolve(self._spectrum(sources), parameters)
+            if layer.activation_first:
+                spectrum = activate(spectrum, layer.activation, parameters[2])
+            return spectrum
         maps = self._convolve_to_map(sources, parameters)
         maps = self._normalise(maps, parameters, first)
-        maps = MAP_ACTIVATIONS[self.layer.activation or "identity"](maps)
-        return self.result.from_map(self._pool_map(maps))
+        return self.result.from_map(self.then(maps) if layer.activation_first else maps)
 
     def _spectrum(self, sources: list[Tensor]) -> Tensor:
-        if self.takes_maps:
-            return self.frame.from_map(sources[0])
+        if not self.takes_spectra:
+            return self.frame.from_map(self._maps(sources))
         return sources[0] if len(sources) == 1 else torch.cat(sources, 3)
+
+    def _maps(self, sources: list[Tensor]) -> Tensor:
+        maps = [
+            source if form is None else form.to_map(source)
+            for source, form in zip(sources, self.forms, strict=True)
+        ]
+        return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
 
     def _convolve(self, spectrum: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
         weight, bias = parameters[:2]
@@ -161,9 +194,8 @@ class SpectralStage:
             spectrum = resample.fold(spectrum, frame, tuple(layer.stride))
         return spectrum
 
-    def _activate(self, spectrum: Tensor, scale: Tensor | None) -> Tensor:
+    def _pool(self, spectrum: Tensor) -> Tensor:
         layer = self.layer
-        spectrum = activate(spectrum, layer.activation, scale)
         if max(layer.pool) == 1:
             return spectrum
         if self.crops:
@@ -176,15 +208,14 @@ class SpectralStage:
         weight, bias = parameters[:2]
         assert weight is not None
         geometry = self.geometry
-        if not self.takes_maps and self.frame.padding == geometry.padding:
-            spectrum = self.frame.to_real(self._spectrum(sources))
-            operator = band_limited_conv_plainly if is_transformed() else band_limited_conv
-            maps: Tensor = operator(
-                spectrum, weight, bias, *geometry_arguments(geometry), "matmul", None, True
-            )[0]
-            return maps
-        given = sources[0] if self.takes_maps else self.frame.to_map(self._spectrum(sources))
-        return functional.convolve(given, weight, bias, geometry, "auto")
+        if not self.takes_spectra:
+            return functional.convolve(self._maps(sources), weight, bias, geometry, "auto")
+        spectrum = self.frame.to_real(self._spectrum(sources))
+        operator = band_limited_conv_plainly if is_transformed() else band_limited_conv
+        maps: Tensor = operator(
+            spectrum, weight, bias, *geometry_arguments(geometry), "matmul", None, True
+        )[0]
+        return maps
 
     def _normalise(self, maps: Tensor, parameters: Sequence[Tensor | None], first: bool) -> Tensor:
         """Batch norm; its running statistics are updated in the forward pass alone."""
@@ -201,36 +232,7 @@ class SpectralStage:
                 )
         return maps
 
-    def _pool_map(self, maps: Tensor) -> Tensor:
-        factor, axes = self.layer.pool, len(self.layer.pool)
-        if max(factor) == 1:
-            return maps
-        if self.layer.pool_mode == "max":
-            return (F.max_pool1d, F.max_pool2d)[axes - 1](maps, factor)
-        if self.layer.pool_mode == "average":
-            return F.avg_pool1d(maps, factor) if axes == 1 else F.avg_pool2d(maps, factor)
-        if self.layer.pool_mode == "stride":
-            for axis, (n, s) in enumerate(zip(self.result.size, factor, strict=True), 2):
-                maps = maps.narrow(axis, 0, n * s).index_select(
-                    axis, torch.arange(0, n * s, s, device=maps.device)
-                )
-            return maps
-        return resample.low_pass_and_sample(maps, self.result.size)
-
 
 def _transform(frame: Frame) -> int:
     """Multiplications of one map's transform."""
     return transform_multiplications(frame.size, frame.band.real_sizes, range(len(frame.size)))
-
-
-def parts_and_frame(
-    input: Tensor | SpectralMap,
-) -> tuple[Sequence[Tensor | StoredSpectrum], Frame | None]:
-    """The spectra of an input, and their frame; of maps, the maps and None."""
-    if isinstance(input, SpectralMap):
-        return input.parts, input.frame
-    return (input,), None
-
-
-def _pooled_size(size: tuple[int, ...], factor: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(n // s for n, s in zip(size, factor, strict=True))

@@ -34,12 +34,13 @@ class TrainConfig:
         energy: Fraction of the spectral energy to keep, 0 < e <= 1.
         band: Half-spectrum coefficients to keep per axis.
         algorithm: How a band-limited convolution is computed.
-        threshold: Beta of a SpecNet; see `passband.SpecNet`, also for the next five.
+        threshold: Beta of a SpecNet; see `passband.SpecNet`, also for the next six.
         activation: Of a SpecNet.
         pool: Pooling of a SpecNet.
         batch_norm: What becomes of batch norm in a SpecNet.
         learned_scale: Whether a SpecNet's activation has a learned scale.
         storage: How a SpecNet stores values.
+        order: Of a SpecNet's threshold and activation.
         epochs: Passes over the training data.
         batch_size: Examples per step and process.
         lr: Learning rate at the start.
@@ -91,6 +92,7 @@ class TrainConfig:
     batch_norm: str = "remove"
     learned_scale: bool = False
     storage: str = "float32"
+    order: str = "threshold-first"
     epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01
@@ -162,6 +164,7 @@ class TrainConfig:
             learned_scale=self.learned_scale,
             compression=self.compression,
             storage=self.storage,
+            order=self.order,
         )
 
     @property

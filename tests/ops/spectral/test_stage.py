@@ -9,7 +9,7 @@ from torch import Tensor
 
 from passband.measure.memory import SavedBytes
 from passband.ops.spectral import stage as stages
-from passband.ops.spectral.stage import StageOptions, StoredSpectrum, run_stage, store
+from passband.ops.spectral.stage import StageOptions, StoredSpectrum, run_stage, run_to_dense, store
 from tests.support import assert_close, random
 
 
@@ -81,6 +81,24 @@ def test_no_dense_spectrum_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [reference for reference in alive if reference() is not None]
     for placeholder in result.placeholders:
         assert placeholder.untyped_storage().nbytes() == 8
+
+
+@pytest.mark.parametrize("batch", [1, 19])
+def test_a_last_stage_gives_maps(batch: int) -> None:
+    def means(sources: list[Tensor], parameters: Any, first: bool) -> Tensor:
+        return sources[0].square().mean((0, 1)) * parameters[0]
+
+    options = StageOptions(image_bytes=stages.DENSE_BYTES)
+    x = sparse(batch).requires_grad_()
+    factor = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    found = run_to_dense(means, [store(x, options)], [factor], options)
+    expected = means([x], [factor], True)
+    cotangent = random(*found.shape, seed=5)
+    assert_close(found, expected)
+    own = torch.autograd.grad(found, [x, factor], cotangent)
+    wanted = torch.autograd.grad(expected, [x, factor], cotangent)
+    for a, b in zip(own, wanted, strict=True):
+        assert_close(a, b)
 
 
 @pytest.mark.parametrize("storage", ["bfloat16", "int8"])

@@ -77,12 +77,14 @@ class StageOptions:
         sparse: Whether the result has zeros to leave out.
         splits: Whether the images are independent of each other.
         image_bytes: Of one image, the largest dense tensor.
+        packs: Whether the result is a spectrum to be packed, or maps that stay.
     """
 
     storage: str = "float32"
     sparse: bool = True
     splits: bool = True
     image_bytes: int = 0
+    packs: bool = True
 
 
 def run_stage(
@@ -108,6 +110,23 @@ def run_stage(
     return StoredSpectrum(units, tuple(made))
 
 
+def run_to_dense(
+    function: StageFunction,
+    sources: Sequence[Source],
+    parameters: Sequence[Tensor | None],
+    options: StageOptions,
+) -> Tensor:
+    """Run a last stage, of which the result is maps (B, ...) and stays as it is."""
+    placeholders = [p for s in sources if isinstance(s, StoredSpectrum) for p in s.placeholders]
+    maps = [s for s in sources if isinstance(s, Tensor)]
+    shapes = [s.units if isinstance(s, StoredSpectrum) else None for s in sources]
+    result: Tensor = _Stage.apply(
+        function, shapes, replace(options, packs=False), len(placeholders), len(maps),
+        *placeholders, *maps, *parameters,
+    )  # fmt: skip
+    return result
+
+
 def store(spectrum: Tensor, options: StageOptions) -> StoredSpectrum:
     """Pack a dense spectrum (2, F, B, C), differentiably."""
     units, *made = _Pack.apply(spectrum, options)
@@ -120,21 +139,29 @@ class _Stage(torch.autograd.Function):
                 stored: int, maps: int, *tensors: Tensor | None) -> Any:  # fmt: skip
         given, parameters = tensors[stored : stored + maps], tensors[stored + maps :]
         ctx.function, ctx.options, ctx.counts = function, options, (stored, maps)
-        ctx.autocast = _autocast_state(given, parameters)
+        ctx.autocast = _autocast_state(tensors)
         results: list[PackedSpectrum] = []
+        maps_made: list[Tensor] = []
         sources = _Sources(shapes, [m for m in given if m is not None], options)
         for images in sources.groups():
             dense = function(images.dense(), parameters, True)
-            results += _pack_units(dense, options)
+            if options.packs:
+                results += _pack_units(dense, options)
+            else:
+                maps_made.append(dense)
         bits = [unit.bits for unit in results]
         ctx.save_for_backward(*sources.tensors(), *bits, *given, *parameters)
         ctx.sources, ctx.results = sources.without_tensors(), [_bare(unit) for unit in results]
         ctx.set_materialize_grads(False)
+        if not options.packs:
+            return maps_made[0] if len(maps_made) == 1 else torch.cat(maps_made)
         return (tuple(results), *(_placeholder(unit) for unit in results))
 
     @staticmethod
-    def backward(ctx: Any, _: Any, *grads: Tensor | None) -> Any:
+    def backward(ctx: Any, first: Any, *grads: Tensor | None) -> Any:
         stored, maps = ctx.counts
+        if first is None and not any(grad is not None for grad in grads):
+            return (None,) * len(ctx.needs_input_grad)
         saved = list(ctx.saved_tensors)
         sources = ctx.sources.with_tensors(saved)  # takes its own from the front
         bits = [saved.pop(0) for _ in ctx.results]
@@ -156,9 +183,13 @@ class _Stage(torch.autograd.Function):
             ]
             with torch.enable_grad(), ctx.autocast():
                 result = ctx.function(dense, leaves, False)
-            own = list(zip(ctx.results, bits, grads, strict=True))[place : place + images.units]
-            place += images.units
-            cotangent = _scatter_units(own, result.device)
+            if ctx.options.packs:
+                own = list(zip(ctx.results, bits, grads, strict=True))
+                cotangent = _scatter_units(own[place : place + images.units], result.device)
+                place += images.units
+            else:
+                cotangent = first.narrow(0, place, len(result))
+                place += len(result)
             inputs = [d for d in dense if d.requires_grad]
             found = torch.autograd.grad(result, [*inputs, *wanted], cotangent, allow_unused=True)
             del result, cotangent
@@ -373,11 +404,9 @@ def _add(sums: list[Tensor | None], index: int, grad: Tensor | None) -> None:
         sums[index] = grad if known is None else known + grad
 
 
-def _autocast_state(
-    maps: Sequence[Tensor | None], parameters: Sequence[Tensor | None]
-) -> Callable[[], AbstractContextManager[Any]]:
+def _autocast_state(tensors: Sequence[Tensor | None]) -> Callable[[], AbstractContextManager[Any]]:
     """What makes autocast in the backward pass what it is now."""
-    device = next(t for t in (*parameters, *maps) if t is not None).device.type
+    device = next(t for t in tensors if t is not None).device.type
     available = torch.amp.is_autocast_available(device)
     enabled = available and torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if available else None
