@@ -41,12 +41,12 @@ DATA = {
 MODES: dict[str, dict[str, Any]] = {
     "spectral-tanh": {"activation": "spectral-tanh"},
     "learned scale": {"activation": "spectral-tanh", "learned_scale": True},
-    "spectral-tanh, average": {"activation": "spectral-tanh", "pool": "average"},
+    "average pooling": {"activation": "spectral-tanh", "pool": "average"},
     "relu on the map": {"activation": "relu", "pool": "max"},
     "relu, cropped": {"activation": "relu", "pool": "spectral"},
     "relu, bfloat16": {"activation": "relu", "pool": "max", "storage": "bfloat16"},
     "relu, int8": {"activation": "relu", "pool": "max", "storage": "int8"},
-    "relu, threshold last": {"activation": "relu", "pool": "max", "order": "activation-first"},
+    "relu, beta last": {"activation": "relu", "pool": "max", "order": "activation-first"},
 }
 """The ways to make a SpecNet, by the names of `modes`."""
 
@@ -59,8 +59,8 @@ COLUMNS = (
     Column("test_accuracy", "fraction", "accuracy"),
     Column("loss_of_accuracy", heading="points"),
     Column("discarded", "fraction", "zero"),
-    Column("saved_bytes", "bytes", "kept"),
-    Column("saved_ratio", "fraction", "of twin"),
+    Column("saved_bytes", "bytes", heading=None),
+    Column("saved_ratio", "fraction", "kept"),
     Column("mean_bytes", "bytes", heading=None),
     Column("mean_ratio", "fraction", heading="mean"),
     Column("peak_bytes", "bytes", heading=None),
@@ -72,9 +72,9 @@ COLUMNS = (
 
 NOTES = (
     "points: lost against the spatial twin, mean over the seeds. zero: coefficients not stored.",
-    "kept: for the backward pass by the whole network, bits and units included. of twin, mean, "
-    "peak, RSS: bytes kept, allocated on average over a step and at most, and by which a fresh "
-    "process grows, as fractions of the twin's. time: of a step, as a multiple of the twin's.",
+    "kept, mean, peak, RSS: bytes kept for the backward pass by the whole network (bits and units "
+    "included), allocated on average over a step and at most, and by which a fresh process grows, "
+    "as fractions of the twin's. time: of a step, as a multiple of the twin's.",
 )
 
 TITLE = "SpecNet: thresholded spectra instead of maps"

@@ -43,7 +43,7 @@ def step_memory(run: Path, *, checkpointed: bool = False, with_resident: bool = 
 
     Args:
         run: The run's folder.
-        checkpointed: Have torch's gradient checkpointing keep a few maps, and compute the others anew.
+        checkpointed: Have torch's gradient checkpointing keep a few maps, and compute the others.
         with_resident: Measure the resident size as well, in a fresh process.
     """
     step, forward, model = _step(run, checkpointed)
