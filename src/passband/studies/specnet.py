@@ -26,8 +26,8 @@ from passband.train.recipes import recipe
 from passband.train.run_folder import RunFolder, write_json
 
 THRESHOLDS = "0,0.5,0.75,1,1.25,1.5"
-TWIN, WITH_NORM = "spatial twin", "twin with batch norm"
-HALF, CHECKPOINTED = "twin, bf16", "twin, checkpointed"
+TWIN, WITH_NORM = "spatial twin", "twin, batch norm"
+HALF, CHECKPOINTED = "twin, bf16", "checkpointed"
 
 DATA = {
     "speclenet": "mnist",
@@ -57,7 +57,7 @@ COLUMNS = (
     Column("method", heading="method"),
     Column("threshold", heading="beta"),
     Column("test_accuracy", "fraction", "accuracy"),
-    Column("loss_of_accuracy", heading="points"),
+    Column("loss_of_accuracy", heading=None),
     Column("discarded", "fraction", "zero"),
     Column("saved_bytes", "bytes", heading=None),
     Column("saved_ratio", "fraction", "kept"),
@@ -71,7 +71,7 @@ COLUMNS = (
 )
 
 NOTES = (
-    "points: lost against the spatial twin, mean over the seeds. zero: coefficients not stored.",
+    "accuracy: on the test data, mean over the seeds. zero: coefficients that are not stored.",
     "kept, mean, peak, RSS: bytes kept for the backward pass by the whole network (bits and units "
     "included), allocated on average over a step and at most, and by which a fresh process grows, "
     "as fractions of the twin's. time: of a step, as a multiple of the twin's.",
