@@ -104,3 +104,11 @@ def test_recipes() -> None:
         recipe("specnett")
     with pytest.raises(ValueError, match="budget is 0; it must be above 0"):
         recipe("specnet", 0)
+
+
+def test_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", "speclenet", "--data", "digits", "--batch-size", "4"]
+    assert main(["profile", *options, "--method", "specnet", "--threshold", "0.5"]) == 0
+    printed = capsys.readouterr().out
+    assert "converted: spectrum" in printed
+    assert "Converted 2 of 2 convolutions by SpecNet(threshold=0.5)." in printed

@@ -40,6 +40,12 @@ Band = Annotated[
     optional(BAND, "Half-spectrum coefficients to keep per axis, such as 8 or 8,6."),
 ]
 Algorithm = Annotated[str, option(BAND, "auto, lowpass, matmul or fft.")]
+Threshold = Annotated[
+    float, option(SPECNET, "Beta: smaller coefficients of the spectra become zero.")
+]
+Activation = Annotated[
+    str, option(SPECNET, "spectral-tanh, or one of the map: relu, tanh, gelu, silu, keep.")
+]
 RunFolderArgument = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
 Checkpoint = Annotated[
     str | None,

@@ -12,6 +12,7 @@ from passband.commands.options import (
     RUN,
     SPECNET,
     TRAINING,
+    Activation,
     Algorithm,
     Band,
     Checkpoint,
@@ -21,6 +22,7 @@ from passband.commands.options import (
     Method,
     Model,
     RunFolderArgument,
+    Threshold,
     option,
     optional,
     parse_band,
@@ -50,12 +52,8 @@ def train(
     energy: Energy = None,
     band: Band = None,
     algorithm: Algorithm = "auto",
-    threshold: Annotated[
-        float, option(SPECNET, "Beta: smaller coefficients of the spectra become zero.")
-    ] = 1.0,
-    activation: Annotated[
-        str, option(SPECNET, "spectral-tanh, or one of the map: relu, tanh, gelu, silu, keep.")
-    ] = "spectral-tanh",
+    threshold: Threshold = 1.0,
+    activation: Activation = "spectral-tanh",
     pool: Annotated[
         str, option(SPECNET, "What pooling becomes: spectral, average, stride or max.")
     ] = "spectral",
