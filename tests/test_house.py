@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # From the bottom up. A part imports from its own level and from those before it.
 LEVELS = (
-    ("atomic", "extras", "names", "spectrum", "tensor_file"),
+    ("allocator", "atomic", "extras", "names", "spectrum", "tensor_file"),
     ("config",),
     ("ops",),
     ("functional",),
@@ -30,6 +30,7 @@ LEVELS = (
 )
 RANK = {part: rank for rank, level in enumerate(LEVELS) for part in level}
 CORE = (
+    "allocator",
     "atomic",
     "names",
     "tensor_file",
@@ -49,6 +50,7 @@ CONTRACT = {
     *("band_limited_conv1d", "band_limited_conv2d", "band_limited_conv3d"),
     *("BandLimit", "SpecNet", "convert", "revert", "set_compression", "calibrate"),
     *("profile", "export_onnx", "save", "load"),
+    "keep_freed_memory",  # added to it
 }
 
 

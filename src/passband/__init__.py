@@ -1,5 +1,6 @@
 """Train, compress and run convolutional networks in the frequency domain."""
 
+from passband.allocator import keep_freed_memory
 from passband.config import BandLimit, SpecNet
 from passband.convert import calibrate, convert, revert, set_compression
 from passband.export import export_onnx
@@ -22,6 +23,7 @@ __all__ = [
     "calibrate",
     "convert",
     "export_onnx",
+    "keep_freed_memory",
     "load",
     "profile",
     "revert",
