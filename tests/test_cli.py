@@ -108,7 +108,7 @@ def test_the_defaults_are_those_of_the_config() -> None:
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(training.train).parameters.items()
-        if name not in ("context", "out", "resume", "checkpoint_every")
+        if name not in ("context", "out", "resume", "checkpoint_every", "paper", "budget")
     }
     assert defaults == vars(TrainConfig())
 

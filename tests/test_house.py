@@ -48,7 +48,7 @@ CORE += ("names", "ops", "spectrum", "tensor_file")
 CONTRACT = {
     *("BandLimitedConv1d", "BandLimitedConv2d", "BandLimitedConv3d"),
     *("band_limited_conv1d", "band_limited_conv2d", "band_limited_conv3d"),
-    *("BandLimit", "convert", "revert", "set_compression", "calibrate"),
+    *("BandLimit", "SpecNet", "convert", "revert", "set_compression", "calibrate"),
     *("profile", "export_onnx", "save", "load"),
     "keep_freed_memory",  # added to it
 }

@@ -1,7 +1,7 @@
 """Train, compress and run convolutional networks in the frequency domain."""
 
 from passband.allocator import keep_freed_memory
-from passband.config import BandLimit
+from passband.config import BandLimit, SpecNet
 from passband.convert import calibrate, convert, revert, set_compression
 from passband.export import export_onnx
 from passband.files import load, save
@@ -16,6 +16,7 @@ __all__ = [
     "BandLimitedConv1d",
     "BandLimitedConv2d",
     "BandLimitedConv3d",
+    "SpecNet",
     "band_limited_conv1d",
     "band_limited_conv2d",
     "band_limited_conv3d",

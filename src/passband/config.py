@@ -4,6 +4,7 @@ A config says everything that `passband.convert` needs to know, survives a trip 
 stored with a saved model, so that a file says how it was made.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -132,3 +133,56 @@ class BandLimit(Config):
                 )
             if value is not None and self.memory is None:
                 raise ValueError(f"{name} is {value!r}, which needs memory='exact'")
+
+
+@dataclass(frozen=True)
+class SpecNet(Config):
+    """Maps that stay spectra between layers, thresholded and stored sparsely (Guan et al., 2021).
+
+    Args:
+        threshold: Beta: coefficients of the orthonormal DFT of less magnitude become zero.
+        activation: "spectral-tanh", the paper's, of real and imaginary parts; "spectral-softsign",
+            "spectral-hardtanh", "spectral-arctan" likewise; "relu", "tanh", "gelu", "silu", "elu",
+            "leaky-relu" of the map, with transforms around it; "keep": the model's own, of the map.
+        pool: What pooling layers become: "spectral" crops the band; "average" and "stride" fold the
+            spectrum; "max" is for activations of the map.
+        batch_norm: "remove", as the paper does, with what it computes in evaluation folded into the
+            convolution before it; or "keep", for activations of the map.
+        learned_scale: Learn s of s tanh(x / s) in each channel.
+        compression: Fraction of the half-spectrum to discard besides, 0 <= c < 1.
+        storage: How values are stored: "float32", "bfloat16" or "int8".
+        order: "threshold-first", which the paper's text speaks for, or "activation-first".
+
+    Raises:
+        ValueError: A value is outside its range.
+        TypeError: A value is of the wrong type.
+
+    Examples:
+        >>> SpecNet(threshold=1.0).to_dict()["activation"]
+        'spectral-tanh'
+    """
+
+    method: ClassVar[str] = "specnet"
+
+    threshold: float = 1.0
+    activation: str = "spectral-tanh"
+    pool: str = "spectral"
+    batch_norm: str = "remove"
+    learned_scale: bool = False
+    compression: float | None = None
+    storage: str = "float32"
+    order: str = "threshold-first"
+
+    def __post_init__(self) -> None:
+        check_band_arguments(self.compression, None, None)
+        if isinstance(self.threshold, bool) or not isinstance(self.threshold, (int, float)):
+            raise TypeError(f"threshold must be a number, got {self.threshold!r}")
+        if not 0 <= self.threshold < math.inf:
+            raise ValueError(f"threshold is {self.threshold}, allowed is 0 or more")
+        if self.batch_norm not in ("remove", "keep"):
+            raise ValueError(f"batch_norm is {self.batch_norm!r}, allowed are 'remove' and 'keep'")
+        if self.batch_norm == "keep" and self.activation.startswith("spectral-"):
+            raise ValueError(
+                "batch_norm is 'keep', which has no spectral form; use 'remove', or an activation "
+                "of the map"
+            )

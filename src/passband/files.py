@@ -100,13 +100,16 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     made = model is None
     if model is None:
         model = _make(path, description["architecture"])
+    whole = _whole_model_handler(description["layers"])
+    if whole is not None:  # before the check, since it changes which tensors there are
+        whole.convert(model)
     _check_tensors(path, model, tensors, types=not made)
     handlers = _handlers(path, model, description["layers"])
     for name, layer in model.named_modules():
         maker = maker_of(layer)
         if name in handlers:
             handlers[name].convert(layer)
-        elif maker is not None:
+        elif maker is not None and (name or whole is None):
             maker.revert(layer)
     unfuse(model)
     if description.get("memory") is not None:  # a file may be older
@@ -121,6 +124,17 @@ def _memory(model: nn.Module) -> list[str | None] | None:
     """How the model's exact-memory blocks are made; None where there are none."""
     settings = fused_settings(model)
     return None if settings is None else list(settings)
+
+
+def _whole_model_handler(layers: dict[str, Any]) -> Handler[Any] | None:
+    """The handler of a method that converts models as a whole; it is taken out of the layers."""
+    if "" not in layers:
+        return None
+    handler = handler_for(config_from_dict(dict(layers[""])))
+    if not handler.whole_model:
+        return None
+    del layers[""]
+    return handler
 
 
 def _dense(name: str, value: Any) -> Tensor:

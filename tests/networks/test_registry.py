@@ -21,6 +21,15 @@ CASES = [
     ("fcn", 1, (24,)),
     ("fcn", 6, (101,)),
     ("fcn", 1, (1,)),
+    ("speclenet", 1, (28, 28)),
+    ("speclenet", 2, (5, 4)),
+    ("specalexnet", 3, (32, 32)),
+    ("specvgg16", 3, (32, 32)),
+    ("specvgg16-bn", 1, (32, 35)),
+    ("specdensenet", 3, (8, 9)),
+    ("specdensenet-bn", 1, (16, 16)),
+    ("specfcn", 1, (24,)),
+    ("specfcn-bn", 2, (7,)),
 ]
 
 
@@ -63,6 +72,9 @@ def test_forward_and_backward(name: str, channels: int, size: tuple[int, ...]) -
         ("resnet18", 3, (32, 32), 11173962),
         # kernels, batch norms, scores
         ("fcn", 1, (96,), 128 * 8 + 256 * 128 * 5 + 128 * 256 * 3 + 2 * 512 + 128 * 10 + 10),
+        # LeNet-5 with linear layers for maps of 7 x 7 points instead of 4 x 4
+        ("speclenet", 1, (28, 28), 431080 + 33 * 50 * 500),
+        ("specvgg16", 3, (32, 32), 14714688 + 512 * 10 + 10),  # the convolutions of VGG-16
     ],
 )
 def test_parameter_counts(name: str, channels: int, size: tuple[int, ...], count: int) -> None:
@@ -97,10 +109,11 @@ def test_convolutions_start_from_hes_distribution(name: str) -> None:
     for module in create(name, channels, size).modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d)):
             weight = module.weight
-            fan_out = weight.shape[0] * math.prod(weight.shape[2:])
+            # a concatenation has many more inputs than outputs, and grows by the former
+            fan = weight.shape[1 if "dense" in name else 0] * math.prod(weight.shape[2:])
             # the deviation of n normal values is itself uncertain by 1 / sqrt(2 n)
             uncertainty = 5 / math.sqrt(2 * weight.numel())
-            assert weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=uncertainty)
+            assert weight.std().item() == pytest.approx(math.sqrt(2 / fan), rel=uncertainty)
             assert module.bias is None or not module.bias.any()
 
 
@@ -124,13 +137,13 @@ def test_unknown_names(name: str, message: str) -> None:
             "fcn",
             (8, 8),
             r"model 'fcn' takes time series \(L,\), but the data is images \(H, W\) of size "
-            r"\(8, 8\); for these there are lenet5, resnet18, resnet8",
+            r"\(8, 8\); for these there are lenet5, resnet18, resnet8, spec",
         ),
         (
             "resnet8",
             (96,),
             r"model 'resnet8' takes images \(H, W\), but the data is time series \(L,\) of size "
-            r"\(96,\); for these there are fcn",
+            r"\(96,\); for these there are fcn, specfcn, specfcn-bn",
         ),
         ("torchvision:resnet18", (96,), r"takes images .* time series .*; for these there are fcn"),
         ("fcn", (4, 4, 4), r"the data is volumes \(D, H, W\) of size \(4, 4, 4\)$"),

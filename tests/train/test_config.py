@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from passband.config import BandLimit
+from passband.config import BandLimit, SpecNet
 from passband.train import TrainConfig
 
 
@@ -13,10 +13,16 @@ from passband.train import TrainConfig
         TrainConfig(),
         TrainConfig(method="band-limited", compression=0.5, devices=2, limit_train=10),
         TrainConfig(method="band-limited", band=(3, 4), algorithm="matmul", validation=0.1),
+        TrainConfig(method="specnet", threshold=0.5, activation="relu", pool="max"),
     ],
 )
 def test_survives_a_trip_through_json(config: TrainConfig) -> None:
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_gives_the_spec_net() -> None:
+    config = TrainConfig(method="specnet", threshold=0.5, storage="int8", compression=0.3)
+    assert config.spec_net == SpecNet(0.5, storage="int8", compression=0.3)
 
 
 def test_gives_the_band_limit() -> None:
@@ -43,6 +49,9 @@ def test_gives_the_band_limit() -> None:
         ({"devices": "gpu"}, "devices is 'gpu'; allowed are 'auto', a number of devices"),
         ({"devices": 0}, "devices is 0; allowed"),
         ({"compression": 0.5}, "method is 'native', which has no compression"),
+        ({"threshold": 0.5}, "method is 'native', which has no threshold, activation, pool"),
+        ({"method": "specnet", "energy": 0.5}, "method is 'specnet', which has no energy, band"),
+        ({"method": "specnet", "threshold": -1.0}, "threshold is -1.0, allowed is 0 or more"),
         ({"method": "band-limited", "compression": 1.0}, "compression is 1.0, allowed is 0 <="),
         (
             {"method": "band-limited", "compression": 0.5, "energy": 0.9},

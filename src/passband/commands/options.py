@@ -7,7 +7,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-DATA, BAND, TRAINING, RUN = "Data and network", "Band", "Training", "Run"  # groups in the help
+DATA, BAND, SPECNET, TRAINING, RUN = (
+    "Data and network",
+    "Band",
+    "SpecNet",
+    "Training",
+    "Run",
+)  # groups in the help
 
 
 def option(panel: str, text: str, *names: str, **more: Any) -> Any:
@@ -22,7 +28,7 @@ def optional(panel: str, text: str, **more: Any) -> Any:
 
 Model = Annotated[str, option(DATA, "Network; see `passband list models`.")]
 ImageSize = Annotated[int, option(DATA, "Pixels of height and width of images in folders.")]
-Method = Annotated[str, option(BAND, "native or band-limited.")]
+Method = Annotated[str, option(BAND, "native, band-limited or specnet.")]
 Compression = Annotated[
     float | None, optional(BAND, "Fraction of the spectrum to discard, 0 <= c < 1.")
 ]
@@ -37,6 +43,12 @@ Algorithm = Annotated[str, option(BAND, "auto, lowpass, matmul or fft.")]
 Memory = Annotated[
     str | None,
     optional(BAND, "exact: keep spectra for the backward pass, make the maps again."),
+]
+Threshold = Annotated[
+    float, option(SPECNET, "Beta: smaller coefficients of the spectra become zero.")
+]
+Activation = Annotated[
+    str, option(SPECNET, "spectral-tanh, or one of the map: relu, tanh, gelu, silu, keep.")
 ]
 RunFolderArgument = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
 Checkpoint = Annotated[

@@ -11,6 +11,7 @@ from passband.commands.app import app
 from passband.commands.options import (
     BAND,
     DATA,
+    Activation,
     Algorithm,
     Band,
     Checkpoint,
@@ -21,6 +22,7 @@ from passband.commands.options import (
     Method,
     Model,
     RunFolderArgument,
+    Threshold,
     option,
     optional,
     parse_band,
@@ -43,6 +45,8 @@ def profile(
     band: Band = None,
     algorithm: Algorithm = "auto",
     memory: Memory = None,
+    threshold: Threshold = 1.0,
+    activation: Activation = "spectral-tanh",
     all_layers: Annotated[
         bool,
         option(
@@ -56,7 +60,7 @@ def profile(
     """Measure each layer of a network against the layer it stands for: work, time and memory."""
     import torch
 
-    from passband.config import BandLimit
+    from passband.config import BandLimit, SpecNet
     from passband.convert import convert
     from passband.measure.profile import profile as measure
     from passband.networks import create_model
@@ -80,6 +84,10 @@ def profile(
         report = convert(network, limit, example, has_several_points if all_layers else None)
         for note in report.table.notes:
             show(textwrap.fill(note, 100, subsequent_indent="  "))
+    elif method == "specnet":
+        show(
+            str(convert(network, SpecNet(threshold, activation, compression=compression), example))
+        )
     with Console(stderr=True).status("measuring"):
         table = measure(network, example, training=not inference)
     show(f"\n{table}")

@@ -11,7 +11,9 @@ from passband.commands.app import app
 from passband.commands.options import (
     DATA,
     RUN,
+    SPECNET,
     TRAINING,
+    Activation,
     Algorithm,
     Band,
     Checkpoint,
@@ -22,6 +24,7 @@ from passband.commands.options import (
     Method,
     Model,
     RunFolderArgument,
+    Threshold,
     option,
     optional,
     parse_band,
@@ -52,6 +55,26 @@ def train(
     band: Band = None,
     algorithm: Algorithm = "auto",
     memory: Memory = None,
+    threshold: Threshold = 1.0,
+    activation: Activation = "spectral-tanh",
+    pool: Annotated[
+        str, option(SPECNET, "What pooling becomes: spectral, average, stride or max.")
+    ] = "spectral",
+    batch_norm: Annotated[str, option(SPECNET, "remove or keep.")] = "remove",
+    learned_scale: Annotated[
+        bool, option(SPECNET, "Learn the activation's scale per channel.", "--learned-scale")
+    ] = False,
+    storage: Annotated[str, option(SPECNET, "float32, bfloat16 or int8.")] = "float32",
+    order: Annotated[
+        str, option(SPECNET, "threshold-first or activation-first.")
+    ] = "threshold-first",
+    paper: Annotated[
+        str | None,
+        optional(
+            TRAINING, "Take the recipe of a paper: band-limited or specnet; specnet's with specnet."
+        ),
+    ] = None,
+    budget: Annotated[float, option(TRAINING, "Fraction of the recipe's epochs.")] = 1.0,
     epochs: Annotated[int, option(TRAINING, "Passes over the training data.")] = 20,
     batch_size: Annotated[int, option(TRAINING, "Examples per step and process.")] = 32,
     lr: Annotated[float, option(TRAINING, "Learning rate at the start.")] = 0.01,
@@ -81,13 +104,16 @@ def train(
         int | None, optional(RUN, "Steps between checkpoints within an epoch.", metavar="STEPS")
     ] = None,
 ) -> None:
-    """Train a network, evaluate it, and leave a run folder. The defaults are the paper's recipe."""
+    """Train a network, evaluate it, and leave a run folder. The defaults are a paper's recipe."""
     from passband.train import TrainConfig, run
+    from passband.train.recipes import recipe
     from passband.train.run_folder import RunFolder
 
     options = {**context.params, "devices": _number_or_text(devices), "band": parse_band(band)}
-    for name in ("out", "resume", "checkpoint_every"):
+    for name in ("out", "resume", "checkpoint_every", "paper", "budget"):
         del options[name]
+    chosen = paper or ("specnet" if method == "specnet" else "band-limited")
+    options |= {n: v for n, v in recipe(chosen, budget).items() if not _is_given(context, n)}
     folder = None if out is None else RunFolder(out)
     if resume and folder is not None and folder.holds_run:
         given = {name: value for name, value in options.items() if _is_given(context, name)}
@@ -218,6 +244,8 @@ def _run_name(config: "TrainConfig") -> str:
         for name, value in (("c", limit.compression), ("e", limit.energy), ("band", limit.band))
         if value is not None
     ]
+    if config.method == "specnet":
+        words += [f"beta-{config.threshold:g}", config.activation]
     return re.sub(r"[^\w.]+", "-", "-".join([*words, f"seed-{config.seed}"])).strip("-")
 
 

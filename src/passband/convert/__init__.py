@@ -4,6 +4,7 @@ from passband.convert.apply import convert, revert
 from passband.convert.band_limit import calibrate, set_compression
 from passband.convert.handler import Block, Handler, Reason, register_handler
 from passband.convert.report import BlockReport, LayerReport, Report
+from passband.convert.specnet import calibrate_threshold
 
 __all__ = [
     "Block",
@@ -13,6 +14,7 @@ __all__ = [
     "Reason",
     "Report",
     "calibrate",
+    "calibrate_threshold",
     "convert",
     "register_handler",
     "revert",

@@ -59,6 +59,7 @@ def convert(
     """
     handler = handler_for(config)
     before = observe(model, example_input) if example_input is not None else None
+    handler.examine(model)
     reasons: dict[str, Reason | None] = {}
     types = {name: type(layer).__name__ for name, layer in _convolutions(model)}
     for name, layer in _convolutions(model):
@@ -71,9 +72,8 @@ def convert(
         elif reason is None:
             reason = handler.objection(layer, use)
         reasons[name] = reason
-    for name, layer in _convolutions(model):
-        if reasons[name] is None:
-            handler.convert(layer)
+    chosen = [layer for name, layer in _convolutions(model) if reasons[name] is None]
+    handler.convert_layers(model, chosen)
     made = handler.finish(model)
     after = observe(model, example_input) if example_input is not None else None
     rows = tuple(

@@ -4,7 +4,7 @@ A new method writes its handler and edits nothing here.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -47,9 +47,14 @@ class Handler(ABC, Generic[ConfigT]):
 
     layer_types: ClassVar[tuple[type[nn.Module], ...]] = ()
     """The types of the layers that this method makes."""
+    whole_model: ClassVar[bool] = False
+    """Whether `convert` and `revert` take a model, not a layer."""
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
+
+    def examine(self, model: nn.Module) -> None:
+        """Look at the whole model, before its layers are asked about one by one."""
 
     @abstractmethod
     def refusal(self, layer: nn.Module, use: LayerUse | None) -> Reason | None:
@@ -62,6 +67,16 @@ class Handler(ABC, Generic[ConfigT]):
     @abstractmethod
     def convert(self, layer: nn.Module) -> None:
         """Convert the layer, or configure it anew if it is converted already."""
+
+    def convert_layers(self, model: nn.Module, layers: Iterable[nn.Module]) -> None:
+        """Convert the layers of a model that were chosen."""
+        for layer in layers:
+            self.convert(layer)
+
+    @classmethod
+    def made(cls, layer: nn.Module) -> bool:
+        """Whether a layer, or a model, is one that this method has made."""
+        return type(layer) in cls.layer_types
 
     @staticmethod
     @abstractmethod
@@ -116,7 +131,7 @@ def handlers() -> tuple[type[Handler[Any]], ...]:
 
 def maker_of(layer: nn.Module) -> type[Handler[Any]] | None:
     """The handler class that made a layer; None for a layer that is not converted."""
-    made_by = (h for h in _HANDLERS.values() if type(layer) in h.layer_types)
+    made_by = (h for h in _HANDLERS.values() if h.made(layer))
     return next(made_by, None)
 
 

@@ -17,6 +17,8 @@ from passband.measure.macs import (
 )
 from passband.measure.memory import SavedBytes
 from passband.nn.probes import probe
+from passband.nn.specnet import SpectralConv
+from passband.nn.spectral_map import SpectralMap
 
 ExampleInput: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
 """What a model is called with: one tensor, positional arguments, or keyword arguments."""
@@ -38,9 +40,9 @@ class LayerUse:
     saved_bytes: int = 0
     """Kept for the backward pass by this layer alone."""
     realised_compression: float | None = None
-    """Fraction of the spectrum that its band discards; None without a band."""
+    """Fraction of the spectrum that its band, or its threshold, discards; None without."""
     algorithm: str | None = None
-    """Algorithm of a band-limited layer."""
+    """Algorithm of a band-limited layer; "spectrum" or "map" for where SpecNet's activation is."""
     reason: str | None = None
     """Why it is this one."""
 
@@ -120,6 +122,8 @@ def observe(model: nn.Module, example_input: ExampleInput, training: bool = True
             hook = probe(_Watch(name, uses, training))
             handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
+            if isinstance(layer, SpectralConv):
+                stack.callback(layer.register_forward_hook(hook.note_result).remove)
         stack.enter_context(undisturbed(model))
         stack.enter_context(torch.enable_grad())
         saved = stack.enter_context(SavedBytes(model))
@@ -141,7 +145,13 @@ class _Watch:
         given = args[0] if args else kwargs["input"]
         shape = tuple(given.shape)
         use = self.uses.setdefault(self.name, LayerUse([]))
-        use.inputs.append(torch.empty_like(given, device="meta", requires_grad=given.requires_grad))
+        needed = not isinstance(given, Tensor) or given.requires_grad
+        use.inputs.append(torch.empty(shape, device="meta", requires_grad=needed))
+        if isinstance(layer, SpectralConv):
+            use.algorithm = "map" if layer.on_map else "spectrum"
+            use.macs += layer.stage_multiplications(given)
+            use.native_macs += layer_macs(layer.to_conv(), shape)
+            return
         if not isinstance(layer, BandLimitedConv):
             macs = layer_macs(layer, shape)
             use.macs += macs
@@ -153,3 +163,7 @@ class _Watch:
         use.macs += band_limited_macs(layer, geometry, shape, use.algorithm, filters=False)
         use.native_macs += layer_macs(layer.to_conv(), shape)
         use.realised_compression = geometry.band.realised_compression
+
+    def note_result(self, layer: nn.Module, args: Any, result: SpectralMap) -> None:
+        """Note how much of its spectrum a stage of SpecNet discards, by band and by threshold."""
+        self.uses[self.name].realised_compression = 1 - result.density

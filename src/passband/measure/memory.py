@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from types import TracebackType
 from typing import NoReturn
 
@@ -143,7 +144,7 @@ def peak_bytes(function: Callable[[], object], device: torch.device | str = "cpu
         function()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    return max(accumulate(_allocations(function)[1], initial=0))
+    return max(accumulate((size for _, size in _allocations(function)[1]), initial=0))
 
 
 def left_bytes(function: Callable[[], object], device: torch.device | str = "cpu") -> int:
@@ -170,9 +171,9 @@ def left_bytes(function: Callable[[], object], device: torch.device | str = "cpu
         left = torch.cuda.memory_allocated(device) - before
         del held
         return left
-    held, sizes = _allocations(function)
+    held, events = _allocations(function)
     del held
-    return sum(sizes)
+    return sum(size for _, size in events)
 
 
 def _known(device: torch.device | str) -> torch.device:
@@ -182,8 +183,32 @@ def _known(device: torch.device | str) -> torch.device:
     return device
 
 
-def _allocations(function: Callable[[], object]) -> tuple[object, list[int]]:
-    """A function's result, and the bytes it allocated (and freed: negative) on the CPU, in order.
+@dataclass(frozen=True)
+class Allocated:
+    """Bytes allocated while a function ran, above what was allocated before."""
+
+    peak: int
+    mean: int
+    """Over the time from the first allocation to the last."""
+
+
+def allocated_bytes(function: Callable[[], object]) -> Allocated:
+    """What is allocated on the CPU while a function runs: `peak_bytes`, and the mean over time.
+
+    Examples:
+        >>> found = allocated_bytes(lambda: torch.ones(1000).add(1))
+        >>> 0 < found.mean <= found.peak
+        True
+    """
+    _, events = _allocations(function)
+    held = list(accumulate((size for _, size in events), initial=0))
+    times = [later - start for (start, _), (later, _) in pairwise(events)]
+    area = sum(most * time for most, time in zip(held[1:], times, strict=False))
+    return Allocated(max(held), round(area / max(1, sum(times))))
+
+
+def _allocations(function: Callable[[], object]) -> tuple[object, list[tuple[int, int]]]:
+    """A function's result; when it allocated on the CPU, and the bytes (negative: freed), in order.
 
     Every allocation is recorded by torch's profiler.
     """
@@ -192,7 +217,7 @@ def _allocations(function: Callable[[], object]) -> tuple[object, list[int]]:
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())  # of all threads
-    return held, [event.nbytes() for event in events]
+    return held, [(event.start_ns(), event.nbytes()) for event in events]
 
 
 def _own_tensors(model: nn.Module | None) -> Iterator[Tensor]:

@@ -14,6 +14,8 @@ from passband.measure.step import profile_step
 from passband.measure.table import Column, Kind, Table, format_value
 from passband.measure.timing import alternate
 from passband.nn.fused_class import fused_settings
+from passband.nn.specnet import SpectralConv
+from passband.nn.spectral_map import SpectralMap
 
 _COLUMNS = (
     Column("layer", "name"),
@@ -115,7 +117,9 @@ def _choices(rows: list[dict[str, Any]]) -> list[str]:
 def _row(
     name: str, layer: nn.Module, use: LayerUse, training: bool, repeats: int
 ) -> dict[str, Any]:
-    kinds = [layer, layer.to_conv()] if isinstance(layer, BandLimitedConv) else [layer]
+    kinds = [layer]
+    if isinstance(layer, (BandLimitedConv, SpectralConv)):
+        kinds.append(layer.to_conv())
     device, dtype = _place(layer)
     inputs = [
         torch.randn(x.shape, device=device, dtype=dtype, requires_grad=x.requires_grad)
@@ -148,8 +152,9 @@ def _place(layer: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 def _forward(layer: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
     """The layer's own computation, without the hooks a user has put on it."""
-    forward: Callable[[Tensor], Tensor] = layer.forward
-    return [forward(x) for x in inputs]
+    forward: Callable[[Tensor], Tensor | SpectralMap] = layer.forward
+    outputs = (forward(x) for x in inputs)
+    return [y.to_map() if isinstance(y, SpectralMap) else y for y in outputs]
 
 
 def _infer(layer: nn.Module, inputs: list[Tensor]) -> None:

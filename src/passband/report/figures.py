@@ -180,3 +180,32 @@ def _legend_of_curves(axes: "Axes", figure: "Figure", *, several_runs: bool) -> 
         for part, style in (("test", "-"), ("training", "--"))
     ]
     figure.legend(handles=handles, fontsize=9, frameon=False, loc="outside lower center", ncols=3)
+
+
+def against_threshold(
+    methods: Mapping[str, Mapping[float, tuple[float, float]]], *, title: str, accuracy: float
+) -> "Figure":
+    """Accuracy and memory against SpecNet's threshold, a line per method.
+
+    Args:
+        methods: Name of a method to {threshold: (accuracy, memory relative to the twin)}.
+        title: What was trained.
+        accuracy: The spatial twin's, a dashed line.
+
+    Raises:
+        ValueError: Nothing to draw.
+    """
+    if not methods or not all(methods.values()):
+        raise ValueError(f"methods is {dict(methods)!r}; give at least one point for each method")
+    figure = new_figure(WIDTH_INCHES, 5.2, title=title)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    upper.axhline(100 * accuracy, color=GREY, linestyle="--", linewidth=1.6, label="spatial twin")
+    for index, (name, points) in enumerate(methods.items()):
+        look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+        at = sorted(points)
+        upper.plot(at, [100 * points[beta][0] for beta in at], label=name, **look)
+        lower.plot(at, [100 * points[beta][1] for beta in at], **look)
+    style_axes(upper, y="test accuracy, %")
+    style_axes(lower, x="threshold", y="bytes kept, % of the twin's")
+    figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=2)
+    return figure

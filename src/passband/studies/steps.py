@@ -55,7 +55,11 @@ def _kept(model: nn.Module, inputs: Tensor) -> tuple[int, int]:
     with SavedBytes(model) as saved:
         model(inputs)
     per_module = saved.per_module
-    layers = (name for name, module in model.named_modules() if has_several_points(name, module))
+    layers = (
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.conv._ConvNd) and has_several_points(name, module)
+    )
     return saved.total, sum(per_module.get(name, 0) for name in layers)
 
 

@@ -82,7 +82,7 @@ class Classifier(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Set the learning rate of schedules that depend on the epoch alone."""
-        if self.config.scheduler in ("cosine", "step"):
+        if self.config.scheduler in ("cosine", "step", "halving"):
             for group in self.trainer.optimizers[0].param_groups:
                 group["lr"] = scheduled_lr(self.config, self.epoch)
 
@@ -172,4 +172,6 @@ def scheduled_lr(config: TrainConfig, epoch: int) -> float:
     part = epoch / config.epochs
     if config.scheduler == "cosine":
         return config.lr * (1 + math.cos(math.pi * part)) / 2
+    if config.scheduler == "halving":
+        return config.lr * 0.5 ** int(6 * part)
     return config.lr * 0.1 ** ((part >= 0.5) + (part >= 0.75))

@@ -3,14 +3,14 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from passband.config import BandLimit
+from passband.config import BandLimit, SpecNet
 
-METHODS = ("native", "band-limited")
+METHODS = ("native", "band-limited", "specnet")
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULERS = ("none", "cosine", "plateau", "step")
+SCHEDULERS = ("none", "cosine", "plateau", "step", "halving")
 PRECISIONS = ("32", "64", "16-mixed", "bf16-mixed")
 
 VERSION = 1
@@ -28,13 +28,21 @@ class TrainConfig:
         data: Data set, a name `passband.data.load_dataset` knows.
         model: Network, a name `passband.networks.create_model` knows.
         method: "native" leaves the network as it is; "band-limited" converts every convolution of
-            more than one point, as in the paper, so that the same ones are at every compression.
+            more than one point, as in the paper, so that the same ones are at every compression;
+            "specnet" makes the network pass thresholded spectra on.
         compression: Fraction of the half-spectrum to discard, 0 <= c < 1.
         energy: Fraction of the spectral energy to keep, 0 < e <= 1.
         band: Half-spectrum coefficients to keep per axis.
         algorithm: How a band-limited convolution is computed.
         memory: "exact" runs blocks around convolutions so that they keep little for the backward
             pass, with the same gradients; see `passband.BandLimit`. None leaves them single.
+        threshold: Beta of a SpecNet; see `passband.SpecNet`, also for the next six.
+        activation: Of a SpecNet.
+        pool: Pooling of a SpecNet.
+        batch_norm: What becomes of batch norm in a SpecNet.
+        learned_scale: Whether a SpecNet's activation has a learned scale.
+        storage: How a SpecNet stores values.
+        order: Of a SpecNet's threshold and activation.
         epochs: Passes over the training data.
         batch_size: Examples per step and process.
         lr: Learning rate at the start.
@@ -42,7 +50,8 @@ class TrainConfig:
         momentum: Momentum of "sgd".
         weight_decay: Weight decay of every optimizer.
         scheduler: "none"; "cosine" falls to zero along half a cosine over the epochs; "step"
-            divides by 10 after half and again after three quarters of the epochs; "plateau"
+            divides by 10 after half and again after three quarters of the epochs; "halving" halves
+            after every sixth of them (SpecNet's paper: after 50 of 300); "plateau"
             divides by 10 when the loss has not fallen for 10 epochs: the validation loss where
             there is a validation part, the training loss otherwise.
         precision: "32", "64", "16-mixed" or "bf16-mixed", as in Lightning.
@@ -80,6 +89,13 @@ class TrainConfig:
     band: int | tuple[int, ...] | None = None
     algorithm: str = "auto"
     memory: str | None = None
+    threshold: float = 1.0
+    activation: str = "spectral-tanh"
+    pool: str = "spectral"
+    batch_norm: str = "remove"
+    learned_scale: bool = False
+    storage: str = "float32"
+    order: str = "threshold-first"
     epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01
@@ -130,6 +146,29 @@ class TrainConfig:
                 "method is 'native', which has no compression, energy, band, algorithm or memory; "
                 "use method 'band-limited'"
             )
+        if self.method == "specnet" and limit != BandLimit(compression=self.compression):
+            raise ValueError("method is 'specnet', which has no energy, band or algorithm")
+        if self.method == "specnet":
+            self.spec_net  # noqa: B018  # its own checks
+        elif replace(self.spec_net, compression=None) != SpecNet():
+            raise ValueError(
+                f"method is {self.method!r}, which has no threshold, activation, pool, batch_norm, "
+                "learned_scale or storage; use method 'specnet'"
+            )
+
+    @property
+    def spec_net(self) -> SpecNet:
+        """What `passband.convert` takes to make a SpecNet."""
+        return SpecNet(
+            threshold=self.threshold,
+            activation=self.activation,
+            pool=self.pool,
+            batch_norm=self.batch_norm,
+            learned_scale=self.learned_scale,
+            compression=self.compression,
+            storage=self.storage,
+            order=self.order,
+        )
 
     @property
     def band_limit(self) -> BandLimit:

@@ -47,6 +47,8 @@ def make_model(config: TrainConfig, bundle: DataBundle) -> nn.Module:
     )
     if config.method == "band-limited":
         band_limit(model, config.band_limit)
+    if config.method == "specnet":
+        convert(model, config.spec_net)
     return model.double() if config.precision == "64" else model
 
 

@@ -1,0 +1,249 @@
+"""SpecNet: the handler of its config, and the thresholds' calibration."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, fx, nn
+
+from passband.config import SpecNet
+from passband.convert.handler import Handler, Reason, become, register_handler
+from passband.convert.specnet_plan import CONVOLUTIONS, Stage, consumers, rewire, stages, trace
+from passband.measure.layers import LayerUse, call_model, undisturbed
+from passband.measure.table import Column, Table
+from passband.nn.specnet import (
+    ACTIVATIONS,
+    SpectralConv,
+    SpectralConv1d,
+    SpectralConv2d,
+    check_stage_arguments,
+)
+from passband.nn.spectral_network import SpectralNetwork, network_class
+from passband.ops.spectral.on_map import MAP_ACTIVATIONS
+
+NOT_PLAIN = Reason("not plain", "it is not exactly torch's Conv1d or Conv2d")
+NOT_ONCE = Reason("not once", "it is called several times, or not in the model's own graph")
+PARAMETRIZED = Reason(
+    "parametrized", "its weight is computed from other parameters: remove that, then convert"
+)
+PADDING_MODE = Reason("padding", "its padding is neither zeros nor circular")
+CIRCULAR = Reason("circular", "circular padding is for spectral activations")
+SIZE = Reason(
+    "size",
+    "its padding changes the size of the map, which a spectral convolution cannot: use "
+    "padding='same', or an activation of the map",
+)
+
+_SPECTRAL: dict[type[nn.Module], type[SpectralConv1d] | type[SpectralConv2d]] = {
+    nn.Conv1d: SpectralConv1d,
+    nn.Conv2d: SpectralConv2d,
+}
+
+
+@register_handler(SpecNet)
+class SpecNetHandler(Handler[SpecNet]):
+    """Makes a model pass spectra from convolution to convolution."""
+
+    layer_types = (SpectralNetwork,)
+    whole_model = True
+
+    def __init__(self, config: SpecNet) -> None:
+        super().__init__(config)
+        activation = "relu" if config.activation == "keep" else config.activation
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation is {activation!r}, allowed are {', '.join(ACTIVATIONS)} and keep"
+            )
+        check_stage_arguments(
+            config.threshold,
+            activation,
+            config.pool,
+            config.learned_scale,
+            config.storage,
+            config.order,
+        )
+        self.on_map = activation in MAP_ACTIVATIONS
+        self._graph: fx.Graph | None = None
+        self._stages: dict[nn.Module, Stage] = {}
+
+    def examine(self, model: nn.Module) -> None:
+        """Trace the model; one that is converted already is reverted first."""
+        if isinstance(model, CONVOLUTIONS):
+            raise ValueError("model is a single layer; SpecNet takes a model with several")
+        if isinstance(model, SpectralNetwork):
+            self.revert(model)
+        self._graph = trace(model)
+        found = stages(self._graph, model)
+        self._stages = {model.get_submodule(str(stage.conv.target)): stage for stage in found}
+
+    def refusal(self, layer: nn.Module, use: LayerUse | None) -> Reason | None:
+        """Plain convolutions that the graph calls once; a whole model is not refused."""
+        if not isinstance(layer, nn.modules.conv._ConvNd):
+            return None
+        if nn.utils.parametrize.is_parametrized(layer):
+            return PARAMETRIZED
+        if type(layer) not in _SPECTRAL:
+            return NOT_PLAIN
+        if layer not in self._stages:
+            return NOT_ONCE
+        if layer.padding_mode not in ("zeros", "circular"):
+            return PADDING_MODE
+        if self.on_map:
+            return CIRCULAR if layer.padding_mode == "circular" else None
+        spans = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
+        pads = layer._reversed_padding_repeated_twice[::-1]
+        same = [a + b == span for a, b, span in zip(pads[::2], pads[1::2], spans, strict=True)]
+        return None if all(same) else SIZE
+
+    def objection(self, layer: nn.Module, use: LayerUse | None) -> Reason | None:
+        """None: a map that leaves the spectrum in between is what costs."""
+        return None
+
+    def convert(self, model: nn.Module) -> None:
+        """Convert a whole model."""
+        self.examine(model)
+        layers = [layer for layer in self._stages if self.refusal(layer, None) is None]
+        self.convert_layers(model, layers)
+
+    def convert_layers(self, model: nn.Module, layers: Iterable[nn.Module]) -> None:
+        """Convert these convolutions, with what follows each, and rewire the model."""
+        assert self._graph is not None
+        chosen = [self._stages[layer] for layer in layers]
+        if not chosen:
+            return
+        rewire(self._graph, model, chosen)
+        for stage in chosen:
+            self._convert_stage(model, stage)
+        convs = {stage.conv for stage in chosen}
+        for stage in chosen:
+            readers = consumers(stage.conv, convs)
+            pads = {_layer(model, other).pads() for other in chosen if other.conv in readers}
+            if self.on_map and self.config.order == "activation-first" and len(pads) == 1:
+                (_layer(model, stage).next_padding,) = pads
+        model.__class__ = network_class(type(model), self._graph)
+        assert isinstance(model, SpectralNetwork)
+        model.spectral_config = self.config
+
+    @staticmethod
+    def revert(model: nn.Module) -> None:
+        """Make it torch's layers again; batch norm that was removed stays away."""
+        for layer in list(model.modules()):
+            if isinstance(layer, SpectralConv):
+                become(layer, layer.to_conv())
+        assert isinstance(model, SpectralNetwork)
+        del model.spectral_config
+        model.__class__ = model.made_from  # type: ignore[assignment]
+
+    @staticmethod
+    def config_of(model: nn.Module) -> SpecNet:
+        """What the model was converted by."""
+        assert isinstance(model, SpectralNetwork)
+        return model.spectral_config
+
+    @classmethod
+    def made(cls, layer: nn.Module) -> bool:
+        """Whether the model is one that this method has converted."""
+        return isinstance(layer, SpectralNetwork)
+
+    def _convert_stage(self, model: nn.Module, stage: Stage) -> None:
+        conv = model.get_submodule(str(stage.conv.target))
+        norm = None if stage.norm is None else model.get_submodule(str(stage.norm.target))
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and self.config.batch_norm == "remove":
+            _fold(conv, norm)
+            become(norm, nn.Identity().train(norm.training))
+            norm = None
+        activation = None if stage.activation is None else self.config.activation
+        if activation == "keep":
+            activation = stage.activation
+        if self.on_map and activation is None:
+            activation = "identity"
+        layer_type = _SPECTRAL[type(conv)]
+        layer = layer_type.__new__(layer_type)
+        layer.__dict__.update(conv.__dict__, _parameters=dict(conv._parameters))
+        layer.configure(
+            threshold=self.config.threshold,
+            activation=activation,
+            learned_scale=self.config.learned_scale and stage.activation is not None,
+            pool=stage.pool,
+            pool_mode=self.config.pool,
+            compression=self.config.compression,
+            storage=self.config.storage,
+            order=self.config.order,
+        )
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            layer.norm = (norm,)
+        become(conv, layer)
+
+
+def calibrate_threshold(model: nn.Module, batches: Iterable[Tensor], density: float) -> Table:
+    """Give every stage the threshold at which a fraction of its coefficients is kept.
+
+    The stages are taken from the first to the last, each with those before it at their new
+    thresholds; of several batches, the mean of what each asks for.
+
+    Args:
+        model: A converted model.
+        batches: A few inputs.
+        density: Fraction of the coefficients to keep, 0 < density <= 1.
+
+    Returns:
+        A table with a row for each stage: its threshold.
+
+    Raises:
+        ValueError: The density is outside its range, or the model has no such stage.
+
+    Examples:
+        >>> import passband as pb
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Flatten())
+        >>> report = pb.convert(model, pb.SpecNet())
+        >>> table = calibrate_threshold(model, [torch.randn(8, 1, 12, 12)], density=0.2)
+        >>> 0.15 < model[0](torch.randn(8, 1, 12, 12)).density < 0.25
+        True
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"density is {density}, allowed is 0 < density <= 1")
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, SpectralConv)}
+    given = list(batches)
+    if not layers or not given:
+        raise ValueError("model has no stages of SpecNet, or batches is empty")
+    rows = []
+    with undisturbed(model), torch.no_grad():
+        for name, layer in layers.items():
+            found: list[float] = []
+            handle = layer.register_forward_pre_hook(
+                lambda m, args, found=found: found.append(m.threshold_for(args[0], density))
+            )
+            try:
+                for batch in given:
+                    call_model(model, batch)
+            finally:
+                handle.remove()
+            if found:
+                layer.threshold = sum(found) / len(found)
+            rows.append({"layer": name, "threshold": f"{layer.threshold:.3g}"})
+    return Table((Column("layer", "name"), Column("threshold")), rows)
+
+
+def _layer(model: nn.Module, stage: Stage) -> SpectralConv:
+    layer = model.get_submodule(str(stage.conv.target))
+    assert isinstance(layer, SpectralConv)
+    return layer
+
+
+def _fold(conv: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> None:
+    """Give a convolution what the batch norm after it does in evaluation."""
+    weight, bias = conv.weight, conv.bias
+    assert isinstance(weight, Tensor)
+    with torch.no_grad():
+        factor = torch.ones_like(weight.flatten(1)[:, 0])
+        shift = torch.zeros_like(factor)
+        if norm.running_var is not None and norm.running_mean is not None:
+            factor = (norm.running_var + norm.eps).rsqrt()
+            shift = -norm.running_mean * factor
+        if norm.weight is not None:
+            factor, shift = factor * norm.weight, shift * norm.weight + norm.bias
+        weight.mul_(factor.view(-1, *[1] * (weight.dim() - 1)))
+        if bias is None:
+            conv.bias = nn.Parameter(shift)
+        else:
+            assert isinstance(bias, Tensor)
+            bias.mul_(factor).add_(shift)

@@ -1,0 +1,379 @@
+"""SpecNet's layers: convolutions whose maps stay spectra, and what belongs to them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passband.nn.spectral_map import Piece, SpectralMap
+from passband.nn.spectral_stage import SpectralStage
+from passband.ops.band_limited_conv.geometry import per_axis
+from passband.ops.spectral import resample
+from passband.ops.spectral.on_map import MAP_ACTIVATIONS
+from passband.ops.spectral.pointwise import ODD_ACTIVATIONS, activate, threshold
+from passband.ops.spectral.stage import Source, StageOptions, StoredSpectrum, run_stage, store
+from passband.ops.tracing import is_transformed
+from passband.spectrum.packed import check_storage
+
+ACTIVATIONS = (*ODD_ACTIVATIONS, *MAP_ACTIVATIONS)
+ORDERS = ("threshold-first", "activation-first")
+POOLS = ("spectral", "average", "stride", "max")
+
+
+def check_stage_arguments(
+    threshold: float,
+    activation: str | None,
+    pool: str,
+    learned_scale: bool,
+    storage: str,
+    order: str = ORDERS[0],
+) -> None:
+    """Check how a stage is to compute and store.
+
+    Raises:
+        ValueError: A value is outside its range, unknown, or does not fit the activation.
+        TypeError: The threshold is not a number.
+    """
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+        raise TypeError(f"threshold must be a number, got {threshold!r}")
+    if not 0 <= threshold < math.inf:
+        raise ValueError(f"threshold is {threshold}, allowed is 0 or more")
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}, allowed are {', '.join(ACTIVATIONS)}")
+    if pool not in POOLS:
+        raise ValueError(f"pool is {pool!r}, allowed are {', '.join(POOLS)}")
+    on_map = activation in MAP_ACTIVATIONS
+    if pool == "max" and not on_map:
+        raise ValueError("pool is 'max', which has no spectral form; use an activation on the map")
+    if learned_scale and on_map:
+        raise ValueError(f"learned_scale is for spectral activations, not {activation!r}")
+    check_storage(storage)
+    if order not in ORDERS:
+        raise ValueError(f"order is {order!r}, allowed are {', '.join(ORDERS)}")
+
+
+class _SpectralConv(nn.modules.conv._ConvNd):
+    """What the layers of one and two axes share."""
+
+    _native: type[nn.modules.conv._ConvNd]
+    scale: Tensor | None
+
+    def __init__(
+        self,
+        *args: Any,
+        threshold: float = 0.0,
+        activation: str | None = None,
+        learned_scale: bool = False,
+        pool: int | Sequence[int] = 1,
+        pool_mode: str = "spectral",
+        compression: float | None = None,
+        storage: str = "float32",
+        order: str = "threshold-first",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.configure(
+            threshold, activation, learned_scale, pool, pool_mode, compression, storage, order
+        )
+
+    def configure(
+        self,
+        threshold: float = 0.0,
+        activation: str | None = None,
+        learned_scale: bool = False,
+        pool: int | Sequence[int] = 1,
+        pool_mode: str = "spectral",
+        compression: float | None = None,
+        storage: str = "float32",
+        order: str = "threshold-first",
+    ) -> None:
+        """Set what follows the convolution; see `SpectralConv2d`."""
+        check_stage_arguments(threshold, activation, pool_mode, learned_scale, storage, order)
+        axes = len(self.kernel_size)
+        self.threshold = float(threshold)
+        self.activation = activation
+        self.pool = per_axis("pool", pool, axes, 1)
+        self.pool_mode = pool_mode
+        self.compression = compression
+        self.storage = storage
+        self.activation_first = order == "activation-first"
+        self.next_padding: tuple[tuple[int, int], ...] = ((0, 0),) * axes
+        self.norm: tuple[nn.modules.batchnorm._BatchNorm, ...] = ()  # not a submodule of this one
+        scale = torch.ones_like(self.weight[:, 0].flatten(1)[:, 0]) if learned_scale else None
+        self.register_parameter("scale", None if scale is None else nn.Parameter(scale))
+        if not self.on_map:
+            self._check_keeps_size()
+
+    @property
+    def on_map(self) -> bool:
+        """Whether the activation is evaluated on the map."""
+        return self.activation in MAP_ACTIVATIONS
+
+    def forward(self, input: Tensor | SpectralMap) -> SpectralMap:
+        """From maps (B, C, n1, ..) or spectra of them to spectra.
+
+        Raises:
+            ValueError: The number of channels or axes is another one, or a stride does not divide
+                the points.
+        """
+        self._check_input(tuple(input.shape))
+        parameters = self._stage_parameters()
+        stage = self._stage(input)
+        given = _spectra(input)
+        differentiates = torch.is_grad_enabled() and any(
+            p is not None and p.requires_grad
+            for p in (*parameters, *(t for spectrum in given for t in _tracked(spectrum)))
+        )
+        if not differentiates or is_transformed():
+            return SpectralMap((Piece(stage.form, stage(_dense(input), parameters, True)),))
+        options = StageOptions(
+            self.storage,
+            sparse=self.threshold > 0,
+            splits=not (self.norm and self.training),
+            image_bytes=stage.image_bytes(input.shape[1]),
+        )
+        sources: list[Source] = [
+            spectrum
+            if isinstance(spectrum, StoredSpectrum) or isinstance(input, Tensor)
+            else store(spectrum, options)
+            for spectrum in given
+        ]
+        return SpectralMap((Piece(stage.form, run_stage(stage, sources, parameters, options)),))
+
+    def threshold_for(self, input: Tensor | SpectralMap, density: float) -> float:
+        """The threshold at which a fraction of the coefficients that it is given is kept."""
+        stage = self._stage(input)
+        return stage.threshold_for(_dense(input), self._stage_parameters(), density)
+
+    def stage_multiplications(self, input: Tensor | SpectralMap) -> int:
+        """Multiplications of a forward pass; see `passband.measure.macs`."""
+        return self._stage(input).multiplications(input.shape[0])
+
+    def _stage(self, input: Tensor | SpectralMap) -> SpectralStage:
+        forms = [p.form for p in input.pieces] if isinstance(input, SpectralMap) else [None]
+        return SpectralStage(self, forms, tuple(input.shape[2:]))
+
+    def _stage_parameters(self) -> list[Tensor | None]:
+        norms = [p for norm in self.norm for p in (norm.weight, norm.bias)]
+        return [self.weight, self.bias, self.scale, *norms]
+
+    def to_conv(self) -> nn.Module:
+        """The torch convolution with this layer's parameters (the same objects), hooks and mode."""
+        conv = self._native.__new__(self._native)
+        own = {
+            *("threshold", "activation", "pool", "pool_mode", "compression", "storage"),
+            *("next_padding", "norm", "activation_first"),
+        }
+        conv.__dict__.update({k: v for k, v in self.__dict__.items() if k not in own})
+        conv._parameters = {k: v for k, v in self._parameters.items() if k != "scale"}
+        return conv
+
+    def pads(self) -> tuple[tuple[int, int], ...]:
+        """Zeros before and after the map, per axis, as the convolution has them."""
+        pads = self._reversed_padding_repeated_twice[::-1]
+        return tuple(zip(pads[::2], pads[1::2], strict=True))
+
+    def extra_repr(self) -> str:
+        """The arguments, and those of what follows the convolution."""
+        parts = [super().extra_repr()]  # type: ignore[no-untyped-call]
+        parts.append(f"threshold={self.threshold:g}")
+        if self.activation is not None:
+            parts.append(f"activation={self.activation!r}")
+        if max(self.pool) > 1:
+            parts.append(f"pool={self.pool}, pool_mode={self.pool_mode!r}")
+        if self.compression is not None:
+            parts.append(f"compression={self.compression}")
+        if self.storage != "float32":
+            parts.append(f"storage={self.storage!r}")
+        return ", ".join(parts)
+
+    def _check_keeps_size(self) -> None:
+        """A map continued periodically has no border: nothing is lost or gained there."""
+        for span, (before, after) in zip(self._span(), self.pads(), strict=True):
+            if before + after != span - 1:
+                raise ValueError(
+                    f"padding is {self.padding!r}, but a spectral convolution with a span of "
+                    f"{self._span()} points keeps the map's size: use padding='same', or an "
+                    "activation on the map"
+                )
+
+    def _span(self) -> tuple[int, ...]:
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
+
+    def _check_input(self, shape: tuple[int, ...]) -> None:
+        axes = len(self.kernel_size)
+        if len(shape) != axes + 2:
+            raise ValueError(f"input has shape {shape}, allowed are {axes + 2} axes")
+        if shape[1] != self.in_channels:
+            raise ValueError(
+                f"input has {shape[1]} channels, but the layer takes {self.in_channels}"
+            )
+
+
+def _spectra(input: Tensor | SpectralMap) -> list[Tensor | StoredSpectrum]:
+    """The spectra of an input, as they are, or its maps."""
+    return [input] if isinstance(input, Tensor) else [piece.spectrum for piece in input.pieces]
+
+
+def _dense(input: Tensor | SpectralMap) -> list[Tensor]:
+    """The dense spectra of an input, or its maps."""
+    return [input] if isinstance(input, Tensor) else [piece.dense() for piece in input.pieces]
+
+
+def _tracked(spectrum: Tensor | StoredSpectrum) -> tuple[Tensor, ...]:
+    """The tensors by which autograd knows a spectrum."""
+    return (spectrum,) if isinstance(spectrum, Tensor) else spectrum.placeholders
+
+
+SpectralConv = _SpectralConv
+"""A layer of any number of axes."""
+
+
+class SpectralConv1d(_SpectralConv, nn.Conv1d):  # type: ignore[misc]
+    """Convolution of series (B, C, L) from spectrum to spectrum; see `SpectralConv2d`.
+
+    Examples:
+        >>> layer = SpectralConv1d(8, 16, 5, padding="same", activation="spectral-tanh", pool=2)
+        >>> layer(SpectralMap.of(torch.randn(4, 8, 270))).shape
+        (4, 16, 135)
+    """
+
+    _native = nn.Conv1d
+
+
+class SpectralConv2d(_SpectralConv, nn.Conv2d):  # type: ignore[misc]
+    """A convolution from spectrum to spectrum, with the threshold, activation and pooling after it.
+
+    Where gradients are asked for, nothing is kept for the backward pass but the packed spectra that
+    enter and leave. All arguments of torch.nn.Conv2d come first, and the filters are its own, in
+    the spatial domain.
+
+    With a spectral activation, or none, maps never leave the spectrum:
+    ``pool(f(T(X * K + b)))``, with X * K a product per frequency (maps are continued periodically:
+    a circular convolution), T the threshold, and f of real and imaginary parts alone. The paper
+    names no order of threshold and activation; the threshold comes first, since f(0) = 0 then
+    preserves the sparsity, and no threshold of 1 or more could be reached after a tanh.
+
+    With an activation of the map, what is stored is ``X = T(DFT(conv(x) + b))``, and the next layer
+    begins with ``x' = pool(f(IDFT(X)))``, as does the way back to maps. At threshold 0 that is
+    exactly the ordinary layer, zero padding and all.
+
+    With `order` "activation-first" the threshold comes last, and what is stored is what the next
+    layer convolves: ``T(DFT(pool(f(conv(x) + b))))``, with the zeros of that layer's padding
+    around the map. That is smaller after pooling, saves transforms, and costs more accuracy.
+
+    Args:
+        threshold: Beta: coefficients of the orthonormal DFT of less magnitude become zero.
+        activation: "spectral-tanh" (the paper), "spectral-softsign", "spectral-hardtanh",
+            "spectral-arctan" of coefficients; "relu", "tanh", "gelu", "silu", "elu", "leaky-relu",
+            "identity" of maps; None is the spectral convolution alone.
+        learned_scale: Learn s of s f(x / s) in each output channel; it starts at 1.
+        pool: Factor of pooling per axis.
+        pool_mode: "spectral" crops the band, which the paper does not describe (Rippel et al.,
+            2015); "average" and "stride" fold the spectrum, which is exact and mixes frequencies;
+            "max" of maps only.
+        compression: Fraction of the half-spectrum to discard besides, 0 <= c < 1.
+        storage: How values are kept: "float32", "bfloat16" or "int8".
+        order: "threshold-first" or "activation-first".
+
+    Raises:
+        ValueError: A value is outside its range; a spectral convolution is padded so that the map
+            would change its size; or an argument does not fit the activation.
+
+    Source:
+        Guan et al., SpecNet, ICASSP 2021.
+
+    Examples:
+        >>> layer = SpectralConv2d(
+        ...     3, 8, 3, padding=1, threshold=1.0, activation="spectral-tanh", pool=2)
+        >>> result = layer(torch.randn(4, 3, 16, 16))
+        >>> result.shape, result.density < 0.8
+        ((4, 8, 8, 8), True)
+    """
+
+    _native = nn.Conv2d
+
+
+class SpectralThreshold(nn.Module):
+    """Sets coefficients of magnitude below beta to zero.
+
+    Args:
+        beta: Compared with coefficients of the orthonormal DFT, 0 or more.
+
+    Examples:
+        >>> SpectralThreshold(1.0)(SpectralMap.of(torch.randn(2, 3, 8, 8))).density < 0.7
+        True
+    """
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        check_stage_arguments(beta, None, "spectral", False, "float32")
+        self.beta = float(beta)
+
+    def forward(self, maps: SpectralMap) -> SpectralMap:
+        """From spectra to spectra."""
+        return SpectralMap.dense(maps.frame, threshold(maps.spectrum(), self.beta))
+
+
+class SpectralActivation(nn.Module):
+    """f(re) + i f(im) of every coefficient, for an odd f, or an activation of the map.
+
+    Args:
+        name: One of `ACTIVATIONS`.
+        channels: Learn a scale per channel for so many, s f(x / s); None learns none.
+
+    Examples:
+        >>> maps = SpectralMap.of(torch.randn(2, 3, 8, 8))
+        >>> SpectralActivation("spectral-tanh")(maps).spectrum().abs().max() < 1
+        tensor(True)
+        >>> SpectralActivation("relu")(maps).to_map().min() > -1e-5
+        tensor(True)
+    """
+
+    scale: Tensor | None
+
+    def __init__(self, name: str = "spectral-tanh", channels: int | None = None) -> None:
+        super().__init__()
+        check_stage_arguments(0.0, name, "spectral", channels is not None, "float32")
+        self.name = name
+        scale = None if channels is None else nn.Parameter(torch.ones(channels))
+        self.register_parameter("scale", scale)
+
+    def forward(self, maps: SpectralMap) -> SpectralMap:
+        """From spectra to spectra."""
+        if self.name in MAP_ACTIVATIONS:
+            active = MAP_ACTIVATIONS[self.name](maps.to_map())
+            return SpectralMap.dense(maps.frame, maps.frame.from_map(active))
+        return SpectralMap.dense(maps.frame, activate(maps.spectrum(), self.name, self.scale))
+
+
+class SpectralPool(nn.Module):
+    """Pooling from spectrum to spectrum: the band is cropped, or the spectrum folded.
+
+    Args:
+        factor: Points to one, per axis.
+        mode: "spectral" crops; "average" and "stride" fold.
+
+    Examples:
+        >>> x = torch.randn(2, 3, 8, 8)
+        >>> pooled = SpectralPool(2, "average")(SpectralMap.of(x)).to_map()
+        >>> torch.allclose(pooled, nn.functional.avg_pool2d(x, 2), atol=1e-5)
+        True
+    """
+
+    def __init__(self, factor: int | Sequence[int], mode: str = "spectral") -> None:
+        super().__init__()
+        check_stage_arguments(0.0, None, mode, False, "float32")
+        self.factor, self.mode = factor, mode
+
+    def forward(self, maps: SpectralMap) -> SpectralMap:
+        """From spectra to spectra of smaller maps."""
+        factor = per_axis("factor", self.factor, len(maps.frame.size), 1)
+        if self.mode == "spectral":
+            smaller = resample.cropped_frame(maps.frame, factor)
+            return SpectralMap.dense(smaller, resample.crop(maps.spectrum(), maps.frame, smaller))
+        smaller = resample.folded_frame(maps.frame, factor)
+        folded = resample.fold(maps.spectrum(), maps.frame, factor, self.mode == "average")
+        return SpectralMap.dense(smaller, folded)

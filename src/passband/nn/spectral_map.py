@@ -1,0 +1,186 @@
+"""What SpecNet's layers pass on: a batch of maps as spectra, dense or packed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from passband.ops.spectral.frame import Frame
+from passband.ops.spectral.on_map import OnMap
+from passband.ops.spectral.stage import StageOptions, StoredSpectrum, run_to_dense
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a spectrum stands for: the maps of a frame, or what follows on them.
+
+    Args:
+        frame: Which coefficients of which grid are there.
+        then: What is still to be done on the map, if anything.
+    """
+
+    frame: Frame
+    then: OnMap | None = None
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Points of the maps."""
+        return self.frame.size if self.then is None else self.then.size(self.frame.size)
+
+    def to_map(self, spectrum: Tensor) -> Tensor:
+        """The maps (B, C, n1, ..) of a spectrum (2, F, B, C)."""
+        maps = self.frame.to_map(spectrum)
+        return maps if self.then is None else self.then(maps)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some channels of a batch of maps: a spectrum, dense (2, F, B, C) or packed, and its form."""
+
+    form: Form
+    spectrum: Tensor | StoredSpectrum
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        if isinstance(self.spectrum, Tensor):
+            return self.spectrum.shape[3]
+        return self.spectrum.channels
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        if isinstance(self.spectrum, Tensor):
+            return self.spectrum.shape[2]
+        return self.spectrum.batch
+
+    @property
+    def density(self) -> float:
+        """Fraction of the coefficients of the whole half-spectrum that is not zero."""
+        band = self.form.frame.band
+        if isinstance(self.spectrum, Tensor):
+            kept = float((self.spectrum.detach() != 0).any(0).float().mean())
+        else:
+            kept = self.spectrum.density
+        return kept * band.kept_coefficients / band.coefficients
+
+    def dense(self) -> Tensor:
+        """The spectrum (2, F, B, C), differentiable."""
+        return self.spectrum if isinstance(self.spectrum, Tensor) else self.spectrum.dense()
+
+    def to_map(self) -> Tensor:
+        """The maps (B, C, n1, ..); of a packed spectrum, that alone is kept for their gradient."""
+        form = self.form
+        if isinstance(self.spectrum, Tensor):
+            return form.to_map(self.spectrum)
+        options = StageOptions(image_bytes=4 * self.channels * math.prod(form.frame.grid))
+        return run_to_dense(lambda given, *_: form.to_map(given[0]), [self.spectrum], (), options)
+
+
+@dataclass(frozen=True)
+class SpectralMap:
+    """A batch of maps (B, C, n1, ..) as spectra.
+
+    The channels are in one piece or in several. Concatenation along the channels puts pieces side
+    by side and copies nothing.
+
+    Examples:
+        >>> x = torch.randn(2, 3, 8, 8)
+        >>> m = SpectralMap.of(x)
+        >>> m.shape, torch.allclose(m.to_map(), x, atol=1e-5)
+        ((2, 3, 8, 8), True)
+        >>> SpectralMap.cat([m, m]).shape
+        (2, 6, 8, 8)
+        >>> torch.allclose((m + m).to_map(), 2 * x, atol=1e-5)
+        True
+    """
+
+    pieces: tuple[Piece, ...]
+
+    @classmethod
+    def of(cls, maps: Tensor, compression: float | None = None) -> "SpectralMap":
+        """The spectra of maps (B, C, n1, ..), of a band that discards a fraction `compression`."""
+        frame = Frame.of(maps.shape[2:], compression=compression)
+        return cls.dense(frame, frame.from_map(maps))
+
+    @classmethod
+    def dense(cls, frame: Frame, spectrum: Tensor) -> "SpectralMap":
+        """The maps of a frame whose spectrum (2, F, B, C) is given."""
+        return cls((Piece(Form(frame), spectrum),))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the maps, (B, C, n1, ..)."""
+        first = self.pieces[0]
+        return (first.batch, sum(piece.channels for piece in self.pieces), *first.form.size)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the spectra as they are here, dense or packed."""
+        return sum(piece.spectrum.nbytes for piece in self.pieces)
+
+    @property
+    def density(self) -> float:
+        """Fraction of the coefficients of the half-spectra that is not zero."""
+        weights = [p.channels * p.form.frame.band.coefficients for p in self.pieces]
+        kept = sum(w * p.density for w, p in zip(weights, self.pieces, strict=True))
+        return kept / sum(weights)
+
+    @property
+    def frame(self) -> Frame:
+        """The frame of the spectrum: that of all pieces, or the whole one of their size."""
+        forms = {piece.form for piece in self.pieces}
+        (form, *others) = forms
+        return Frame.of(form.size) if others or form.then is not None else form.frame
+
+    def spectrum(self) -> Tensor:
+        """The dense spectrum (2, F, B, C) in `frame`, differentiable."""
+        frame = self.frame
+        dense = [
+            piece.dense() if piece.form == Form(frame) else frame.from_map(piece.to_map())
+            for piece in self.pieces
+        ]
+        return dense[0] if len(dense) == 1 else torch.cat(dense, 3)
+
+    def to_map(self) -> Tensor:
+        """The maps (B, C, n1, ..)."""
+        maps = [piece.to_map() for piece in self.pieces]
+        return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+
+    def mean(self) -> Tensor:
+        """The means over all points, (B, C): global average pooling.
+
+        Of spectra without anything on the map to follow, that is frequency zero.
+        """
+        means = [
+            piece.to_map().flatten(2).mean(2)
+            if piece.form.then is not None
+            else piece.form.frame.mean(piece.dense())
+            for piece in self.pieces
+        ]
+        return means[0] if len(means) == 1 else torch.cat(means, 1)
+
+    @staticmethod
+    def cat(maps: "Sequence[SpectralMap]") -> "SpectralMap":
+        """The channels of several, one after the other.
+
+        Raises:
+            ValueError: The maps are of different sizes.
+        """
+        for other in maps:
+            _check_size(maps[0], other)
+        return SpectralMap(tuple(piece for m in maps for piece in m.pieces))
+
+    def __add__(self, other: "SpectralMap") -> "SpectralMap":
+        """The sum, which is that of the spectra."""
+        _check_size(self, other)
+        if self.frame == other.frame:
+            return SpectralMap.dense(self.frame, self.spectrum() + other.spectrum())
+        return SpectralMap.of(self.to_map() + other.to_map())
+
+
+def _check_size(first: SpectralMap, other: SpectralMap) -> None:
+    if first.shape[2:] != other.shape[2:]:
+        raise ValueError(f"maps are of {first.shape[2:]} and of {other.shape[2:]} points")

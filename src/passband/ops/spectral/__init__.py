@@ -1,0 +1,1 @@
+"""Layers on spectra: product over channels, threshold, activation, pooling, and what is kept."""

@@ -1,0 +1,148 @@
+"""Which coefficients of which grid a spectrum holds, and the way to maps and back."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from passband.ops.band_limited_conv import matmul
+from passband.ops.band_limited_conv.geometry import ConvGeometry
+from passband.spectrum.band import Band, band_from_compression, full_band, is_self_conjugate
+from passband.spectrum.constants import cached_constant
+from passband.spectrum.dft import hermitian_packing, linear_map
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The coefficients of a map of `size` points, in zeros of `padding`, of a band of that grid.
+
+    A spectrum is a real tensor (2, F, B, C): real parts, then imaginary parts, of the F
+    coefficients of the band, one of each conjugate pair (`Band.bins`), of the orthonormal DFT
+    (``norm="ortho"``). Nothing is stored twice. The imaginary part of a coefficient that is its own
+    conjugate is zero, and that is all that Hermitian symmetry asks for in this form: any spectrum
+    with these zeros is that of a real map.
+
+    Examples:
+        >>> frame = Frame.of((6, 5))
+        >>> x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+        >>> spectrum = frame.from_map(x)
+        >>> spectrum.shape, torch.allclose(frame.to_map(spectrum), x)
+        (torch.Size([2, 16, 2, 3]), True)
+        >>> torch.allclose(frame.mean(spectrum), x.mean((2, 3)))
+        True
+    """
+
+    size: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    kept: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        size: Sequence[int],
+        padding: Sequence[tuple[int, int]] | None = None,
+        compression: float | None = None,
+    ) -> "Frame":
+        """The frame that discards a fraction of the half-spectrum, by default nothing."""
+        pads = ((0, 0),) * len(size) if padding is None else tuple(padding)
+        grid = tuple(n + a + b for n, (a, b) in zip(size, pads, strict=True))
+        band = full_band(grid) if compression is None else band_from_compression(grid, compression)
+        return cls(tuple(size), pads, band.kept)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Points of the padded map."""
+        return tuple(n + a + b for n, (a, b) in zip(self.size, self.padding, strict=True))
+
+    @property
+    def band(self) -> Band:
+        """The band on the grid."""
+        return Band(self.grid, self.kept)
+
+    @property
+    def bins(self) -> int:
+        """Coefficients F."""
+        return self.band.pair_count
+
+    def from_map(self, maps: Tensor) -> Tensor:
+        """The spectrum (2, F, B, C) of maps (B, C, n1, ..)."""
+        return linear_map(maps, self._analyze, self._analyze_adjoint)
+
+    def to_real(self, spectrum: Tensor) -> Tensor:
+        """The coefficients (frequencies, B, C) in the real Fourier basis, as operators take them.
+
+        They are those of `passband.ops.band_limited_conv.matmul.analyze`.
+        """
+        return linear_map(spectrum, self._unpack, self._unpack_adjoint)
+
+    def to_map(self, spectrum: Tensor) -> Tensor:
+        """The maps (B, C, n1, ..), without the padding."""
+        return linear_map(spectrum, self._synthesize, self._synthesize_adjoint)
+
+    def mean(self, spectrum: Tensor) -> Tensor:
+        """The means (B, C) of the maps: frequency zero."""
+        return spectrum[0, 0] * (math.sqrt(math.prod(self.grid)) / math.prod(self.size))
+
+    @property
+    def _geometry(self) -> ConvGeometry:
+        one = (1,) * len(self.size)
+        return ConvGeometry(self.size, self.padding, one, one, one, 1, self.grid, self.kept)
+
+    def _pack(self, coefficients: Tensor) -> Tensor:
+        real, imag = hermitian_packing(self.band, coefficients.dtype, coefficients.device).pack(
+            coefficients
+        )
+        return torch.stack([real, imag])
+
+    def _unpack(self, spectrum: Tensor) -> Tensor:
+        real, imag = spectrum / self._weights(spectrum)
+        return hermitian_packing(self.band, spectrum.dtype, spectrum.device).unpack(real, imag)
+
+    def _unpack_adjoint(self, coefficients: Tensor) -> Tensor:
+        return self._pack(coefficients) / self._weights(coefficients)
+
+    def _analyze(self, maps: Tensor) -> Tensor:
+        coefficients = matmul.analyze(maps, self._geometry)
+        return self._pack(coefficients) * self._weights(coefficients)
+
+    def _analyze_adjoint(self, spectrum: Tensor) -> Tensor:
+        real, imag = spectrum * self._weights(spectrum)
+        packing = hermitian_packing(self.band, spectrum.dtype, spectrum.device)
+        return matmul.analyze_adjoint(packing.unpack(real, imag), self._geometry)
+
+    def _synthesize(self, spectrum: Tensor) -> Tensor:
+        return matmul.analyze_adjoint(self._unpack(spectrum), self._geometry)
+
+    def _synthesize_adjoint(self, maps: Tensor) -> Tensor:
+        return self._unpack_adjoint(matmul.analyze(maps, self._geometry))
+
+    def _weights(self, like: Tensor) -> Tensor:
+        return _orthonormal_weights(self.band, like.dtype, like.device)
+
+
+@cached_constant
+def _orthonormal_weights(band: Band, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """From coefficients whose squares sum to a map's energy to those of the orthonormal DFT.
+
+    One of each pair is stored, so there it has the energy of both: (F, 1, 1).
+    """
+    alone = self_conjugate_bins(band)
+    weights = torch.full((band.pair_count, 1, 1), math.sqrt(0.5), dtype=dtype)
+    weights[alone] = 1
+    return weights.to(device)
+
+
+@cached_constant
+def self_conjugate_bins(band: Band) -> Tensor:
+    """Places of the bins that are their own conjugates, whose imaginary part is zero."""
+    return torch.tensor(
+        [
+            place
+            for place, frequencies in enumerate(band.bins())
+            if all(
+                is_self_conjugate(int(f), n) for f, n in zip(frequencies, band.sizes, strict=True)
+            )
+        ]
+    )

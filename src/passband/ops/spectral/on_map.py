@@ -1,0 +1,64 @@
+"""What is done to maps between spectra: an activation, and pooling."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from passband.ops.spectral.resample import low_pass_and_sample
+
+MAP_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "elu": F.elu,
+    "leaky-relu": F.leaky_relu,
+}
+"""Activations of maps, by name: the spectrum is transformed to the map and back around them."""
+
+
+@dataclass(frozen=True)
+class OnMap:
+    """An activation and pooling of maps (B, C, n1, ..).
+
+    Args:
+        activation: One of `MAP_ACTIVATIONS`.
+        pool: Factor per axis.
+        pool_mode: "max", "average", "stride" or "spectral": low-passed and sampled.
+
+    Examples:
+        >>> OnMap("relu", (2,), "max")(torch.tensor([[[-1.0, -2.0, 3.0, 1.0]]]))
+        tensor([[[0., 3.]]])
+    """
+
+    activation: str
+    pool: tuple[int, ...]
+    pool_mode: str
+
+    def size(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Points of the result; what is left over is dropped."""
+        return tuple(n // s for n, s in zip(size, self.pool, strict=True))
+
+    def __call__(self, maps: Tensor) -> Tensor:  # noqa: D102  # the class says it
+        maps = MAP_ACTIVATIONS[self.activation](maps)
+        if max(self.pool) == 1:
+            return maps
+        size = self.size(tuple(maps.shape[2:]))
+        if self.pool_mode == "max":
+            pool = F.max_pool1d if len(size) == 1 else F.max_pool2d
+            pooled: Tensor = pool(maps, self.pool)
+            return pooled
+        if self.pool_mode == "average":
+            return (
+                F.avg_pool1d(maps, self.pool) if len(size) == 1 else F.avg_pool2d(maps, self.pool)
+            )
+        if self.pool_mode == "stride":
+            for axis, (n, s) in enumerate(zip(size, self.pool, strict=True), 2):
+                places = torch.arange(0, n * s, s, device=maps.device)
+                maps = maps.index_select(axis, places)
+            return maps
+        return low_pass_and_sample(maps, size)

@@ -1,0 +1,61 @@
+"""What is done to single coefficients: the threshold, and activations."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ODD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "spectral-tanh": torch.tanh,
+    "spectral-softsign": F.softsign,
+    "spectral-hardtanh": F.hardtanh,
+    "spectral-arctan": torch.atan,
+}
+"""Activations of real and of imaginary parts, by name.
+
+Each is odd, so that conjugates stay conjugates and the map stays real; zero stays zero, so that a
+sparse spectrum stays as sparse.
+"""
+
+
+def threshold(spectrum: Tensor, beta: float) -> Tensor:
+    """The spectrum with coefficients of magnitude below `beta` set to zero.
+
+    Args:
+        spectrum: (2, F, ...).
+        beta: Compared with sqrt(re^2 + im^2) of coefficients of the orthonormal DFT, so that it
+            means the same on maps of any size; 0 leaves the spectrum as it is.
+
+    Examples:
+        >>> threshold(torch.tensor([[3.0, 0.6], [4.0, 0.7]]), 1.0)
+        tensor([[3., 0.],
+                [4., 0.]])
+    """
+    if beta == 0:
+        return spectrum
+    return spectrum.masked_fill(squared_magnitude(spectrum.detach()) < beta**2, 0.0)
+
+
+def squared_magnitude(spectrum: Tensor) -> Tensor:
+    """re^2 + im^2 (F, ...) of coefficients (2, F, ...)."""
+    return torch.addcmul(spectrum[0].square(), spectrum[1], spectrum[1])
+
+
+def activate(spectrum: Tensor, name: str | None, scale: Tensor | None = None) -> Tensor:
+    """f(re) + i f(im), for an odd f.
+
+    Args:
+        spectrum: (2, F, B, C).
+        name: One of `ODD_ACTIVATIONS`; None leaves the spectrum as it is.
+        scale: (C,), or None: s f(x / s) in each channel. A large s makes the activation linear.
+
+    Examples:
+        >>> activate(torch.tensor([[9.0], [-9.0]]).view(2, 1, 1, 1), "spectral-hardtanh").flatten()
+        tensor([ 1., -1.])
+    """
+    if name is None:
+        return spectrum
+    if scale is None:
+        return ODD_ACTIVATIONS[name](spectrum)
+    return ODD_ACTIVATIONS[name](spectrum / scale) * scale

@@ -1,0 +1,422 @@
+"""One stage of a network, of which nothing is kept for the backward pass but packed spectra.
+
+A stage is a function from some spectra and parameters to one spectrum. Forward, it runs without
+gradients and its result is packed; backward, its inputs are unpacked and it runs again. Its result
+has to be known as well, which coefficients of it were kept, and those bits the next stage keeps
+anyway. Images are independent of each other, so both directions take a few of them at a time, and
+no dense spectrum of the whole batch exists.
+
+Between stages, a spectrum is a `StoredSpectrum`. The tensors that autograd sees of it are
+placeholders of the shape of its values, which need no memory; the gradients that come back for
+them are those of the kept coefficients alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from passband.spectrum.packed import PackedSpectrum, gather, pack, scatter, unpack
+
+UNIT_IMAGES = 8
+"""Images packed together; a stage takes one such unit at a time, or several."""
+
+DENSE_BYTES = 8 << 20
+"""What the largest dense tensor of a stage should not exceed, where its images can be split."""
+
+StageFunction: TypeAlias = Callable[[list[Tensor], Sequence[Tensor | None], bool], Tensor]
+"""From dense spectra or maps, parameters, and whether this is the forward pass, to a spectrum."""
+
+
+@dataclass(frozen=True)
+class StoredSpectrum:
+    """A packed spectrum (2, F, B, C), in units of a few images, with its place in autograd."""
+
+    units: tuple[PackedSpectrum, ...]
+    placeholders: tuple[Tensor, ...]
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.units[0].shape[3]
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return sum(unit.shape[2] for unit in self.units)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes stored, bits and units of 8-bit values included."""
+        return sum(unit.nbytes for unit in self.units)
+
+    @property
+    def density(self) -> float:
+        """Fraction of the coefficients that is kept."""
+        return sum(u.density * u.shape[2] for u in self.units) / self.batch
+
+    def dense(self) -> Tensor:
+        """The spectrum (2, F, B, C), differentiable."""
+        dense: Tensor = _Unpack.apply(self.units, *self.placeholders)
+        return dense
+
+
+Source: TypeAlias = "StoredSpectrum | Tensor"
+"""What a stage reads: a stored spectrum, or maps (B, C, n1, ..), which are kept as they are."""
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """How a stage runs and stores.
+
+    Args:
+        storage: How values are stored; see `passband.spectrum.packed.pack`.
+        sparse: Whether the result has zeros to leave out.
+        splits: Whether the images are independent of each other.
+        image_bytes: Of one image, the largest dense tensor.
+        packs: Whether the result is a spectrum to be packed, or maps that stay.
+    """
+
+    storage: str = "float32"
+    sparse: bool = True
+    splits: bool = True
+    image_bytes: int = 0
+    packs: bool = True
+
+
+def run_stage(
+    function: StageFunction,
+    sources: Sequence[Source],
+    parameters: Sequence[Tensor | None],
+    options: StageOptions,
+) -> StoredSpectrum:
+    """Run a stage where a backward pass may follow.
+
+    Args:
+        function: What the stage computes.
+        sources: What it reads, all of the same batch.
+        parameters: Tensors that it uses besides.
+        options: How it runs and stores.
+    """
+    placeholders = [p for s in sources if isinstance(s, StoredSpectrum) for p in s.placeholders]
+    maps = [s for s in sources if isinstance(s, Tensor)]
+    shapes = [s.units if isinstance(s, StoredSpectrum) else None for s in sources]
+    units, *made = _Stage.apply(
+        function, shapes, options, len(placeholders), len(maps), *placeholders, *maps, *parameters
+    )
+    return StoredSpectrum(units, tuple(made))
+
+
+def run_to_dense(
+    function: StageFunction,
+    sources: Sequence[Source],
+    parameters: Sequence[Tensor | None],
+    options: StageOptions,
+) -> Tensor:
+    """Run a last stage, of which the result is maps (B, ...) and stays as it is."""
+    placeholders = [p for s in sources if isinstance(s, StoredSpectrum) for p in s.placeholders]
+    maps = [s for s in sources if isinstance(s, Tensor)]
+    shapes = [s.units if isinstance(s, StoredSpectrum) else None for s in sources]
+    result: Tensor = _Stage.apply(
+        function, shapes, replace(options, packs=False), len(placeholders), len(maps),
+        *placeholders, *maps, *parameters,
+    )  # fmt: skip
+    return result
+
+
+def store(spectrum: Tensor, options: StageOptions) -> StoredSpectrum:
+    """Pack a dense spectrum (2, F, B, C), differentiably."""
+    units, *made = _Pack.apply(spectrum, options)
+    return StoredSpectrum(units, tuple(made))
+
+
+class _Stage(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: StageFunction, shapes: Any, options: StageOptions,
+                stored: int, maps: int, *tensors: Tensor | None) -> Any:  # fmt: skip
+        given, parameters = tensors[stored : stored + maps], tensors[stored + maps :]
+        ctx.function, ctx.options, ctx.counts = function, options, (stored, maps)
+        ctx.autocast = _autocast_state(tensors)
+        results: list[PackedSpectrum] = []
+        maps_made: list[Tensor] = []
+        sources = _Sources(shapes, [m for m in given if m is not None], options)
+        for images in sources.groups():
+            dense = function(images.dense(), parameters, True)
+            if options.packs:
+                results += _pack_units(dense, options)
+            else:
+                maps_made.append(dense)
+        bits = [unit.bits for unit in results]
+        ctx.save_for_backward(*sources.tensors(), *bits, *given, *parameters)
+        ctx.sources, ctx.results = sources.without_tensors(), [_bare(unit) for unit in results]
+        ctx.set_materialize_grads(False)
+        if not options.packs:
+            return maps_made[0] if len(maps_made) == 1 else torch.cat(maps_made)
+        return (tuple(results), *(_placeholder(unit) for unit in results))
+
+    @staticmethod
+    def backward(ctx: Any, first: Any, *grads: Tensor | None) -> Any:
+        stored, maps = ctx.counts
+        if first is None and not any(grad is not None for grad in grads):
+            return (None,) * len(ctx.needs_input_grad)
+        saved = list(ctx.saved_tensors)
+        sources = ctx.sources.with_tensors(saved)  # takes its own from the front
+        bits = [saved.pop(0) for _ in ctx.results]
+        given, parameters = saved[:maps], saved[maps:]
+        sources.maps = given
+        needs = ctx.needs_input_grad[5:]
+        leaves = [
+            p.detach().requires_grad_(need) if p is not None else None
+            for p, need in zip(parameters, needs[stored + maps :], strict=True)
+        ]
+        wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
+        sums: list[Tensor | None] = [None] * len(wanted)
+        of_sources: list[list[Tensor | None]] = [[] for _ in sources.shapes]
+        place = 0
+        for images in sources.groups():
+            dense = [
+                d.detach().requires_grad_(need)
+                for d, need in zip(images.dense(), _source_needs(sources, needs), strict=True)
+            ]
+            with torch.enable_grad(), ctx.autocast():
+                result = ctx.function(dense, leaves, False)
+            if ctx.options.packs:
+                own = list(zip(ctx.results, bits, grads, strict=True))
+                cotangent = _scatter_units(own[place : place + images.units], result.device)
+                place += images.units
+            else:
+                cotangent = first.narrow(0, place, len(result))
+                place += len(result)
+            inputs = [d for d in dense if d.requires_grad]
+            found = torch.autograd.grad(result, [*inputs, *wanted], cotangent, allow_unused=True)
+            del result, cotangent
+            for index, grad in enumerate(found[len(inputs) :]):
+                _add(sums, index, grad)
+            images.collect(dense, list(found[: len(inputs)]), of_sources)
+        of_parameters = iter(sums)
+        return (
+            *(None,) * 5,
+            *sources.placeholder_gradients(of_sources),
+            *sources.map_gradients(of_sources),
+            *(
+                next(of_parameters) if leaf is not None and leaf.requires_grad else None
+                for leaf in leaves
+            ),
+        )
+
+
+class _Pack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, spectrum: Tensor, options: StageOptions) -> Any:
+        units = _pack_units(spectrum, options)
+        ctx.save_for_backward(*(unit.bits for unit in units))
+        ctx.units, ctx.device = [_bare(unit) for unit in units], spectrum.device
+        ctx.set_materialize_grads(False)
+        return (tuple(units), *(_placeholder(unit) for unit in units))
+
+    @staticmethod
+    def backward(ctx: Any, _: Any, *grads: Tensor | None) -> Any:
+        own = list(zip(ctx.units, ctx.saved_tensors, grads, strict=True))
+        return _scatter_units(own, ctx.device), None
+
+
+class _Unpack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, units: tuple[PackedSpectrum, ...], *_: Tensor) -> Tensor:
+        ctx.save_for_backward(*(unit.bits for unit in units))
+        ctx.images = [unit.shape[2] for unit in units]
+        return torch.cat([unpack(unit) for unit in units], 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        parts = torch.split(grad, ctx.images, 2)
+        found = [gather(g, bits) for g, bits in zip(parts, ctx.saved_tensors, strict=True)]
+        return None, *found
+
+
+class _Sources:
+    """What a stage reads, by groups of images. Its tensors can be taken out, and put back."""
+
+    def __init__(self, shapes: Any, maps: list[Tensor], options: StageOptions) -> None:
+        self.shapes: list[tuple[PackedSpectrum, ...] | None] = shapes
+        self.maps: list[Any] = maps
+        self.options = options
+        first = next((units for units in shapes if units is not None), None)
+        batch = sum(u.shape[2] for u in first) if first is not None else maps[0].shape[0]
+        self.images = _unit_sizes(batch, options) if first is None else [u.shape[2] for u in first]
+
+    def tensors(self) -> list[Tensor | None]:
+        return [t for units in self.shapes if units is not None for t in _tensors(units)]
+
+    def without_tensors(self) -> "_Sources":
+        shapes = [None if u is None else tuple(map(_bare, u)) for u in self.shapes]
+        bare = _Sources.__new__(_Sources)
+        bare.__dict__.update(self.__dict__, shapes=shapes, maps=[])
+        return bare
+
+    def with_tensors(self, saved: list[Tensor | None]) -> "_Sources":
+        whole = _Sources.__new__(_Sources)
+        shapes = [
+            None if units is None else tuple(_dressed(unit, saved) for unit in units)
+            for units in self.shapes
+        ]
+        whole.__dict__.update(self.__dict__, shapes=shapes)
+        return whole
+
+    def groups(self) -> Iterator["_Group"]:
+        """As many units at a time as the bytes allow."""
+        most = max(1, DENSE_BYTES // max(1, self.options.image_bytes))
+        first = 0
+        while first < len(self.images):
+            last = first + 1
+            while last < len(self.images) and (
+                not self.options.splits or sum(self.images[first : last + 1]) <= most
+            ):
+                last += 1
+            yield _Group(self, first, last)
+            first = last
+
+    def placeholder_gradients(self, found: list[list[Tensor | None]]) -> list[Tensor | None]:
+        return [
+            grad
+            for units, own in zip(self.shapes, found, strict=True)
+            if units is not None
+            for grad in own
+        ]
+
+    def map_gradients(self, found: list[list[Tensor | None]]) -> list[Tensor | None]:
+        grads = []
+        for units, own in zip(self.shapes, found, strict=True):
+            if units is None:
+                known = [g for g in own if g is not None]
+                grads.append(torch.cat(known) if known else None)
+        return grads
+
+
+class _Group:
+    """Some of the units of a stage's sources."""
+
+    def __init__(self, sources: _Sources, first: int, last: int) -> None:
+        self.sources, self.first, self.last = sources, first, last
+
+    @property
+    def units(self) -> int:
+        """How many."""
+        return self.last - self.first
+
+    def dense(self) -> list[Tensor]:
+        """Each source's spectrum (2, F, b, C), or maps (b, C, n1, ..), of these images."""
+        start = sum(self.sources.images[: self.first])
+        count = sum(self.sources.images[self.first : self.last])
+        maps = iter(self.sources.maps)
+        return [
+            next(maps).narrow(0, start, count)
+            if units is None
+            else _join(units[self.first : self.last])
+            for units in self.sources.shapes
+        ]
+
+    def collect(
+        self, dense: list[Tensor], found: list[Tensor | None], out: list[list[Tensor | None]]
+    ) -> None:
+        """Sort the gradients of the dense inputs by source and unit, packed as the inputs are."""
+        for units, tensor, own in zip(self.sources.shapes, dense, out, strict=True):
+            grad = found.pop(0) if tensor.requires_grad else None
+            if units is None:
+                own.append(grad)
+                continue
+            chosen = units[self.first : self.last]
+            if grad is None:
+                own += [None] * len(chosen)
+                continue
+            parts = torch.split(grad, [unit.shape[2] for unit in chosen], 2)
+            own += [gather(g, unit.bits) for g, unit in zip(parts, chosen, strict=True)]
+
+
+def _unit_sizes(batch: int, options: StageOptions) -> list[int]:
+    """Images per unit: all of them where a stage needs them together, otherwise a few."""
+    return [min(UNIT_IMAGES, batch - start) for start in range(0, batch, UNIT_IMAGES)]
+
+
+def _pack_units(dense: Tensor, options: StageOptions) -> list[PackedSpectrum]:
+    images = _unit_sizes(dense.shape[2], options)
+    return [
+        pack(part.contiguous(), options.storage, options.sparse)
+        for part in torch.split(dense.detach(), images, 2)
+    ]
+
+
+def _join(units: Sequence[PackedSpectrum]) -> Tensor:
+    return unpack(units[0]) if len(units) == 1 else torch.cat([unpack(unit) for unit in units], 2)
+
+
+def _tensors(units: Sequence[PackedSpectrum]) -> list[Tensor | None]:
+    return [t for unit in units for t in (unit.values, unit.bits, unit.scale)]
+
+
+def _bare(unit: PackedSpectrum) -> PackedSpectrum:
+    """Without its tensors, which autograd keeps; those that are None stay so."""
+    nothing: Any = None
+    return replace(unit, values=nothing, bits=None, scale=None)
+
+
+def _dressed(unit: PackedSpectrum, saved: list[Tensor | None]) -> PackedSpectrum:
+    values, bits, scale = (saved.pop(0) for _ in range(3))
+    assert values is not None
+    return replace(unit, values=values, bits=bits, scale=scale)
+
+
+def _placeholder(unit: PackedSpectrum) -> Tensor:
+    """A tensor of the shape of the values, in the spectrum's type, without memory."""
+    return torch.zeros((), dtype=unit.dtype, device=unit.values.device).expand(2, unit.count)
+
+
+def _scatter_units(
+    own: Sequence[tuple[PackedSpectrum, Tensor | None, Tensor | None]], device: torch.device
+) -> Tensor:
+    """The dense gradient (2, F, b, C) of some units."""
+    parts = [
+        torch.zeros(unit.shape, dtype=unit.dtype, device=device)
+        if grad is None
+        else scatter(grad, bits, unit.shape)
+        for unit, bits, grad in own
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+
+def _source_needs(sources: _Sources, needs: Sequence[bool]) -> list[bool]:
+    """Whether each source's gradient is asked for."""
+    units = sum(len(u) for u in sources.shapes if u is not None)
+    of_units, of_maps = iter(needs[:units]), iter(needs[units:])
+    wanted = []
+    for shape in sources.shapes:
+        own = [next(of_units) for _ in shape] if shape is not None else [next(of_maps)]
+        wanted.append(any(own))
+    return wanted
+
+
+def _add(sums: list[Tensor | None], index: int, grad: Tensor | None) -> None:
+    known = sums[index]
+    if grad is not None:
+        sums[index] = grad if known is None else known + grad
+
+
+def _autocast_state(tensors: Sequence[Tensor | None]) -> Callable[[], AbstractContextManager[Any]]:
+    """What makes autocast in the backward pass what it is now."""
+    device = next(t for t in tensors if t is not None).device.type
+    available = torch.amp.is_autocast_available(device)
+    enabled = available and torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if available else None
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        if not available:
+            yield
+            return
+        with torch.autocast(device, dtype=dtype, enabled=enabled):
+            yield
+
+    return again

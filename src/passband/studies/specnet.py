@@ -1,0 +1,310 @@
+"""SpecNet: memory and accuracy against the threshold, beside the spatial twins.
+
+Every network is trained as its spatial twin, as the twin with batch norm where there is one, and as
+a SpecNet at each threshold, in the paper's mode (activation of coefficients), in that mode with
+learned scales, and with the activation on the map. All from the same seeds and for as many epochs.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from passband.measure.table import Column, Table
+from passband.names import unknown_name
+from passband.report import Picture, Report, Section, write_report
+from passband.report.figures import against_threshold, learning_curves
+from passband.report.html import environment_facts
+from passband.report.run_report import read_metrics
+from passband.studies.registry import StudyResult
+from passband.studies.step_memory import StepMemory, step_memory
+from passband.studies.steps import step_costs
+from passband.studies.trainings import Training, one_thread, status, train_all
+from passband.train import TrainConfig
+from passband.train.recipes import recipe
+from passband.train.run_folder import RunFolder, write_json
+
+THRESHOLDS = "0,0.5,0.75,1,1.25,1.5"
+TWIN, WITH_NORM = "spatial twin", "twin, batch norm"
+HALF, CHECKPOINTED = "twin, bf16", "checkpointed"
+
+DATA = {
+    "speclenet": "mnist",
+    "specalexnet": "cifar10",
+    "specvgg16": "cifar10",
+    "specdensenet": "cifar10",
+    "specfcn": "ucr:FiftyWords",
+}
+"""The networks, and what each is trained on."""
+
+MODES: dict[str, dict[str, Any]] = {
+    "spectral-tanh": {"activation": "spectral-tanh"},
+    "learned scale": {"activation": "spectral-tanh", "learned_scale": True},
+    "average pooling": {"activation": "spectral-tanh", "pool": "average"},
+    "relu on the map": {"activation": "relu", "pool": "max"},
+    "relu, cropped": {"activation": "relu", "pool": "spectral"},
+    "relu, bfloat16": {"activation": "relu", "pool": "max", "storage": "bfloat16"},
+    "relu, int8": {"activation": "relu", "pool": "max", "storage": "int8"},
+    "relu, beta last": {"activation": "relu", "pool": "max", "order": "activation-first"},
+}
+"""The ways to make a SpecNet, by the names of `modes`."""
+
+DEFAULT_MODES = "spectral-tanh,learned scale,relu on the map"
+
+COLUMNS = (
+    Column("network"),
+    Column("method", heading="method"),
+    Column("threshold", heading="beta"),
+    Column("test_accuracy", "fraction", "accuracy"),
+    Column("loss_of_accuracy", heading=None),
+    Column("discarded", "fraction", "zero"),
+    Column("saved_bytes", "bytes", heading=None),
+    Column("saved_ratio", "fraction", "kept"),
+    Column("mean_bytes", "bytes", heading=None),
+    Column("mean_ratio", "fraction", heading="mean"),
+    Column("peak_bytes", "bytes", heading=None),
+    Column("peak_ratio", "fraction", "peak"),
+    Column("resident_bytes", "bytes", heading=None),
+    Column("resident_ratio", "fraction", "RSS"),
+    Column("step_ratio", heading="time"),
+)
+
+NOTES = (
+    "accuracy: on the test data, mean over the seeds. zero: coefficients that are not stored.",
+    "kept, mean, peak, RSS: bytes kept for the backward pass by the whole network (bits and units "
+    "included), allocated on average over a step and at most, and by which a fresh process grows, "
+    "as fractions of the twin's. time: of a step, as a multiple of the twin's.",
+)
+
+TITLE = "SpecNet: thresholded spectra instead of maps"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table: a way to train a network."""
+
+    network: str
+    method: str
+    threshold: float | None
+    config: TrainConfig
+    checkpointed: bool = False
+
+    @property
+    def name(self) -> str:
+        """What its run folders are called, but for the seed."""
+        words = [self.network, self.method.replace(",", "").replace(" ", "-")]
+        return "-".join(words if self.threshold is None else [*words, f"{self.threshold:g}"])
+
+
+def run(
+    out: Path,
+    *,
+    progress: bool,
+    networks: str = "speclenet",
+    modes: str = DEFAULT_MODES,
+    thresholds: str = THRESHOLDS,
+    budget: float = 1.0,
+    seeds: int = 1,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+    lr: float | None = None,
+    quick: bool = False,
+) -> StudyResult:
+    """Train, measure, and write table.csv, result.json, report.html and PNG files.
+
+    Args:
+        out: Folder for all of it; finished trainings in it are used again.
+        progress: Show progress.
+        networks: Of `DATA`, with commas between.
+        modes: Of `MODES`, with commas between.
+        thresholds: Numbers with commas between.
+        budget: Fraction of the paper's 300 epochs; the learning rate is halved as often.
+        seeds: Trainings of each kind.
+        limit_train: Use so many training examples only.
+        limit_test: Use so many test examples only.
+        lr: Another learning rate at the start than the paper's 0.02.
+        quick: One epoch on 128 examples, three thresholds: a trial of the machinery.
+
+    Raises:
+        ValueError: A name is unknown, or a number is out of range.
+    """
+    if not isinstance(seeds, int) or seeds < 1:
+        raise ValueError(f"seeds is {seeds!r}; it must be a whole number, at least 1")
+    fields: dict[str, Any] = {**recipe("specnet", budget), "augment": False, "devices": 1}
+    fields |= {"limit_train": limit_train, "limit_test": limit_test}
+    fields |= {} if lr is None else {"lr": lr}
+    betas = [float(number) for number in str(thresholds).split(",")]
+    if quick:
+        fields |= {"epochs": 1, "limit_train": 128, "limit_test": 64, "batch_size": 32}
+        betas = [betas[0], betas[-1]] if betas[1:] else betas
+    chosen = _chosen("network", networks, DATA)
+    chosen_modes = _chosen("mode", modes, MODES)
+    variants = [v for name in chosen for v in _variants(name, chosen_modes, betas, fields)]
+    configs = {
+        f"{v.name}-seed{seed}": replace(v.config, seed=seed)
+        for v in variants
+        for seed in range(seeds)
+        if not v.checkpointed
+    }
+    rows: list[dict[str, Any]] = []
+    sections: list[Section] = []
+    with one_thread():
+        runs = train_all(configs, out / "runs", progress=progress)
+        with status("measuring training steps", shown=progress):
+            for network in chosen:
+                own = [variant for variant in variants if variant.network == network]
+                found = _rows(own, runs, seeds, quick)
+                rows += found
+                sections.append(_section(network, found, runs, own))
+        facts = environment_facts() | {"seeds": ", ".join(map(str, range(seeds)))}
+        facts |= {"epochs": str(fields["epochs"]), "training examples": str(limit_train or "all")}
+    table = Table(COLUMNS, rows, notes=NOTES)
+    table.to_csv(out / "table.csv")
+    command = ["passband", "study", "specnet", "--out", str(out), "--networks", networks]
+    command += ["--modes", modes, "--thresholds", ",".join(f"{b:g}" for b in betas)]
+    command += ["--budget", f"{budget:g}", "--seeds", str(seeds)]
+    for name, value in (("limit-train", limit_train), ("limit-test", limit_test), ("lr", lr)):
+        command += [] if value is None else [f"--{name}", str(value)]
+    command += ["--quick"] if quick else []
+    record = {
+        "study": "specnet",
+        "command": command,
+        "environment": facts,
+        "rows": rows,
+        "runs": {name: str(run.folder.relative_to(out)) for name, run in runs.items()},
+    }
+    write_json(out / "result.json", record)
+    with status("drawing", shown=progress):
+        sections = [Section("Accuracy, memory and time", table=table), *sections]
+        summary = [str(__doc__).partition("\n\n")[2].replace("\n", " ").strip()]
+        summary += [_best(network, rows) for network in chosen]
+        report = write_report(Report(TITLE, summary, sections, shlex.join(command), facts), out)
+    return StudyResult(table, report)
+
+
+def _chosen(kind: str, names: str, known: Mapping[str, Any]) -> list[str]:
+    """Names with commas between, of which some have commas themselves."""
+    rest, found = names, []
+    while rest:
+        fitting = [name for name in known if rest == name or rest.startswith(f"{name},")]
+        if not fitting:
+            raise unknown_name(kind, rest.partition(",")[0], known)
+        found.append(max(fitting, key=len))
+        rest = rest[len(found[-1]) + 1 :]
+    return found
+
+
+def _variants(
+    network: str, modes: Sequence[str], betas: Sequence[float], fields: dict[str, Any]
+) -> list[Variant]:
+    """The kinds of training of a network, the twin first."""
+    twin = TrainConfig(data=DATA[network], model=network, **fields)
+    variants = [
+        Variant(network, TWIN, None, twin),
+        Variant(network, CHECKPOINTED, None, twin, checkpointed=True),
+        Variant(network, HALF, None, replace(twin, precision="bf16-mixed")),
+    ]
+    if network in ("specvgg16", "specdensenet", "specfcn"):
+        variants.append(Variant(network, WITH_NORM, None, replace(twin, model=f"{network}-bn")))
+    for mode in modes:
+        for beta in betas:
+            config = replace(twin, method="specnet", threshold=beta, **MODES[mode])
+            variants.append(Variant(network, mode, beta, config))
+    return variants
+
+
+def _rows(
+    variants: Sequence[Variant], runs: Mapping[str, Training], seeds: int, quick: bool
+) -> list[dict[str, Any]]:
+    """The rows of a network; a checkpointed twin is trained as the twin."""
+    memories, results = [], []
+    for variant in variants:
+        name = variants[0].name if variant.checkpointed else variant.name
+        own = [runs[f"{name}-seed{seed}"] for seed in range(seeds)]
+        memories.append(_memory(variant, own[0].folder, with_resident=not quick))
+        results.append([training.result for training in own])
+    costs = step_costs([variant.config for variant in variants], repeats=1 if quick else 5)
+    reference = memories[0]
+    accuracy = _mean([result["test_accuracy"] for result in results[0]])
+    return [
+        {
+            "network": variant.network,
+            "method": variant.method,
+            "threshold": "-" if variant.threshold is None else f"{variant.threshold:g}",
+            "test_accuracy": (found := _mean([r["test_accuracy"] for r in own])),
+            "loss_of_accuracy": f"{100 * (accuracy - found):.2f}",
+            "discarded": own[0]["realised_compression"],
+            **_memory_fields(memory, reference),
+            "step_ratio": f"{cost.seconds / costs[0].seconds:.2f}"
+            if not variant.checkpointed
+            else "-",
+        }
+        for variant, memory, own, cost in zip(variants, memories, results, costs, strict=True)
+    ]
+
+
+def _memory(variant: Variant, run: Path, with_resident: bool) -> StepMemory:
+    return step_memory(run, checkpointed=variant.checkpointed, with_resident=with_resident)
+
+
+def _memory_fields(memory: StepMemory, reference: StepMemory) -> dict[str, float | None]:
+    fields: dict[str, float | None] = {}
+    for name in ("saved", "mean", "peak", "resident"):
+        own, twins = getattr(memory, name), getattr(reference, name)
+        fields |= {
+            f"{name}_bytes": own,
+            f"{name}_ratio": None if own is None or twins is None else own / max(1, twins),
+        }
+    return fields
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _section(
+    network: str,
+    rows: Sequence[Mapping[str, Any]],
+    runs: Mapping[str, Training],
+    variants: Sequence[Variant],
+) -> Section:
+    """A network's pictures: accuracy and memory against the threshold, and training curves."""
+    twin = rows[0]
+    curves: dict[str, dict[float, tuple[float, float]]] = {}
+    for row in rows:
+        if row["threshold"] != "-":
+            point = (row["test_accuracy"], row["saved_ratio"])
+            curves.setdefault(row["method"], {})[float(row["threshold"])] = point
+    figure = against_threshold(curves, title=network, accuracy=twin["test_accuracy"])
+    caption = "Test accuracy, and bytes kept relative to the twin's, against the threshold."
+    pictures = [Picture(f"{network}-threshold", figure, caption)]
+    metrics = {
+        f"{v.method} {'' if v.threshold is None else f'{v.threshold:g}'}".strip(): read_metrics(
+            RunFolder(runs[f"{v.name}-seed0"].folder).metrics
+        )
+        for v in variants
+        if not v.checkpointed and v.threshold in (None, 1.0)
+    }
+    pictures.append(
+        Picture(
+            f"{network}-learning",
+            learning_curves(metrics, title=f"{network}: learning curves"),
+            "Loss and accuracy after each epoch of the first seed.",
+        )
+    )
+    return Section(network, pictures=pictures)
+
+
+def _best(network: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The least memory within a point of the twin, in a sentence."""
+    own = [row for row in rows if row["network"] == network]
+    fitting = [r for r in own if r["threshold"] != "-" and float(r["loss_of_accuracy"]) <= 1.0]
+    if not fitting:
+        return f"{network}: no SpecNet is within one point of the twin."
+    best = min(fitting, key=lambda row: row["saved_ratio"])
+    return (
+        f"{network}: within one point of the twin ({100 * own[0]['test_accuracy']:.1f} %), the "
+        f"least memory is kept by {best['method']!r} at threshold {best['threshold']}: "
+        f"{100 * best['saved_ratio']:.1f} % of the twin's, at {100 * best['test_accuracy']:.1f} %."
+    )

@@ -1,0 +1,114 @@
+"""The networks of SpecNet, from training to a file that runs elsewhere."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import passband as pb
+from passband.cli import main
+from passband.nn.spectral_network import SpectralNetwork
+from passband.train import TrainConfig, load_run, run
+from passband.train.recipes import recipe
+from passband.train.run_folder import RunFolder
+from tests.train.killed import assert_same, weights
+
+TINY = TrainConfig(
+    model="speclenet", method="specnet", threshold=0.5, limit_train=64, limit_test=40, epochs=1
+)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("data") / "photographs.npz"
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 8), ("test", 4)):
+        arrays[f"x_{part}"] = generator.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+        arrays[f"y_{part}"] = np.arange(count) % 3
+    np.savez(path, **arrays)
+    return f"npz:{path}"
+
+
+@pytest.mark.parametrize("model", ["specalexnet", "specvgg16", "specdensenet"])
+def test_the_networks_train(model: str, photographs: str, tmp_path: Path) -> None:
+    config = TrainConfig(
+        data=photographs, model=model, method="specnet", activation="relu", batch_size=4,
+        threshold=1.0, epochs=1, augment=False,
+    )  # fmt: skip
+    result = run(config, tmp_path, progress=False)
+    twin = replace(config, method="native", activation="spectral-tanh", threshold=1.0)
+    from passband.train.evaluation import example_batch, make_model, step_saved_bytes
+    from passband.train.parts import load_parts
+
+    parts = load_parts(twin)
+    inputs = example_batch(parts.train, twin)
+    kept = step_saved_bytes(make_model(twin, parts.bundle), inputs, twin)
+    assert result["saved_bytes"] < 0.3 * kept
+    assert 0.5 < result["realised_compression"] < 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(TINY, learned_scale=True),
+        replace(TINY, activation="relu", pool="max", storage="bfloat16"),
+    ],
+    ids=["spectral-tanh", "relu"],
+)
+def test_train_resume_evaluate_save_and_export(config: TrainConfig, tmp_path: Path) -> None:
+    longer = replace(config, epochs=2)
+    run(longer, tmp_path / "at once", progress=False)
+    run(config, tmp_path / "resumed", progress=False)
+    result = run(longer, tmp_path / "resumed", resume=True, progress=False)
+    assert_same(weights(tmp_path / "resumed"), weights(tmp_path / "at once"))
+    assert result["epochs"] == 2
+    model, _, bundle = load_run(tmp_path / "resumed")
+    assert isinstance(model, SpectralNetwork)
+    x = torch.stack([bundle.test[i][0] for i in range(5)])
+    pb.save(model, tmp_path / "net.safetensors")
+    with torch.no_grad():
+        assert torch.equal(pb.load(tmp_path / "net.safetensors")(x), model(x))
+    pb.export_onnx(model, x, tmp_path / "net.onnx")  # which compares the outputs
+    onnx = pytest.importorskip("onnx")
+    operators = {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    assert not operators & {"DFT", "STFT", "ComplexAbs"}
+    assert "MatMul" in operators
+
+
+def test_a_series_network(tmp_path: Path) -> None:
+    pytest.importorskip("aeon")
+    config = TrainConfig(
+        data="ucr:GunPoint", model="specfcn", method="specnet", activation="relu",
+        limit_train=24, limit_test=8, epochs=1, augment=False,
+    )  # fmt: skip
+    assert run(config, tmp_path, progress=False)["realised_compression"] > 0.3
+
+
+def test_the_command_takes_the_papers_recipe(tmp_path: Path) -> None:
+    options = ["--model", "speclenet", "--limit-train", "40", "--limit-test", "20"]
+    out = tmp_path / "run"
+    command = ["train", *options, "--method", "specnet", "--budget", "0.004", "--out", str(out)]
+    assert main(command) == 0
+    config = RunFolder(out).read_config()
+    assert (config.epochs, config.lr, config.momentum) == (1, 0.02, 0.95)
+    assert (config.batch_size, config.scheduler, config.threshold) == (128, "halving", 1.0)
+
+
+def test_recipes() -> None:
+    assert TrainConfig(**recipe("band-limited")) == TrainConfig()
+    assert recipe("specnet")["epochs"] == 300
+    with pytest.raises(ValueError, match="unknown recipe 'specnett': did you mean 'specnet'"):
+        recipe("specnett")
+    with pytest.raises(ValueError, match="budget is 0; it must be above 0"):
+        recipe("specnet", 0)
+
+
+def test_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", "speclenet", "--data", "digits", "--batch-size", "4"]
+    assert main(["profile", *options, "--method", "specnet", "--threshold", "0.5"]) == 0
+    printed = capsys.readouterr().out
+    assert "converted: spectrum" in printed
+    assert "Converted 2 of 2 convolutions by SpecNet(threshold=0.5)." in printed
