@@ -2,10 +2,14 @@
 
 from passband.convert.apply import convert, revert
 from passband.convert.band_limit import calibrate, set_compression
+from passband.convert.frequency import FrequencyNetwork, FrequencyReport, FrequencyScheduler
 from passband.convert.handler import Handler, Reason, register_handler
 from passband.convert.report import LayerReport, Report
 
 __all__ = [
+    "FrequencyNetwork",
+    "FrequencyReport",
+    "FrequencyScheduler",
     "Handler",
     "LayerReport",
     "Reason",
