@@ -1,5 +1,6 @@
 """Train, compress and run convolutional networks in the frequency domain."""
 
+from passband.chain import to_chain
 from passband.config import BandLimit, FrequencyRegularization
 from passband.convert import FrequencyScheduler, calibrate, convert, revert, set_compression
 from passband.export import export_onnx
@@ -40,4 +41,5 @@ __all__ = [
     "revert",
     "save",
     "set_compression",
+    "to_chain",
 ]

@@ -1,1 +1,5 @@
-"""From a frequency-regularized network to a small plain one; nothing is here yet."""
+"""From a frequency-regularized network to a small plain one, and to what runs it fast."""
+
+from passband.chain.cut import to_chain
+
+__all__ = ["to_chain"]
