@@ -196,7 +196,7 @@ class _Cutting:
         elif isinstance(module, FrequencyLayer):
             self._add_layer(node, module)
         elif isinstance(module, FrequencyBatchNorm):
-            index = self._channels(self.counts[inputs[0]])
+            index = self._channels(inputs[0])
             self._call(node, plain_batch_norm(module, index, self._norm_type(node)), node)
         elif isinstance(module, CoefficientConv2d):
             self._add_grouped(node, module)
@@ -231,15 +231,16 @@ class _Cutting:
         reference = next(iter(self.network.parameters()))
         if not module.inverse:
             return module.matrix(torch.empty(1, module.channels, dtype=reference.dtype))
-        ((size, live),) = self.counts[node.all_input_nodes[0]]
-        matrix = module.matrix(torch.empty(1, min(size, live), dtype=reference.dtype))
-        return F.pad(matrix, (0, live - matrix.shape[1]))
+        source = node.all_input_nodes[0]
+        ((_, width),), ((_, live),) = self.counts[source], self.live[source]
+        matrix = module.matrix(torch.empty(1, min(live, width), dtype=reference.dtype))
+        return F.pad(matrix, (0, width - matrix.shape[1]))
 
     def _add_layer(self, node: fx.Node, layer: FrequencyLayer) -> None:
         """A layer, with what can be folded into it: transforms at both ends, batch norm after."""
         (source,) = node.all_input_nodes
         given = self.counts[source]
-        reads = read_channels(layer, given)
+        reads = read_channels(layer, given, self.live[source])
         inputs = sum(width for _, width in given)
         before = after = None
         if self._is_folded_dct(source):
@@ -273,18 +274,18 @@ class _Cutting:
 
     def _add_grouped(self, node: fx.Node, module: CoefficientConv2d) -> None:
         (source,) = node.all_input_nodes
-        ((size, width),) = self.counts[source]
+        ((size, width),), ((_, live),) = self.counts[source], self.live[source]
         value = self.values[source]
         follower = self._only_follower(node)
         following = None if follower is None else module_of(self.network, follower)
         affine = None
         if isinstance(following, FrequencyBatchNorm) and following.running_mean is not None:
-            channels = min(width, size) if module.is_depthwise else module.out_channels
+            channels = min(width, live) if module.is_depthwise else module.out_channels
             affine = batch_norm_affine(following, list(range(channels)))
             assert follower is not None
             self.folded.add(follower)
         if module.is_depthwise:
-            made = plain_depthwise(module, min(size, width), width, affine)
+            made = plain_depthwise(module, min(live, width), width, affine)
             self.counts[node] = ((size, width),)
         else:
             value = self._padded(value, width, size)
@@ -334,12 +335,12 @@ class _Cutting:
     def _rounded(self, channels: int) -> int:
         return -(-max(1, channels) // self.round_to) * self.round_to
 
-    def _channels(self, given: Widths) -> list[int | None]:
+    def _channels(self, value: fx.Node) -> list[int | None]:
         """The channels that a value has, among all of its maps; None for one that is zero."""
         index: list[int | None] = []
         start = 0
-        for size, width in given:
-            index += [start + k if k < size else None for k in range(width)]
+        for (size, width), (_, live) in zip(self.counts[value], self.live[value], strict=True):
+            index += [start + k if k < live else None for k in range(width)]
             start += size
         return index
 

@@ -134,16 +134,23 @@ def _tell_layer(layer: FrequencyLayer, given: Widths) -> None:
     layer.weight_index = torch.tensor([rank for _, rank in reads], device=device)
 
 
-def read_channels(layer: FrequencyLayer, given: Widths) -> list[tuple[int, int]]:
-    """The channels that a layer reads: position in its input, rank in its weights."""
+def read_channels(
+    layer: FrequencyLayer, given: Widths, live: Widths | None = None
+) -> list[tuple[int, int]]:
+    """The channels that a layer reads: position in its input, rank in its weights.
+
+    Args:
+        layer: The layer.
+        given: Channels of its input.
+        live: Those of them that can be other than zero; None: all.
+    """
     starts, total = [], 0
-    for _, live in given:
+    for _, width in given:
         starts.append(total)
-        total += live
+        total += width
+    there = [min(a[1], b[1]) for a, b in zip(given, live or given, strict=True)]
     ranks = frequency_ranks(layer.in_blocks)[: layer.in_kept]
-    read = [
-        (starts[block] + k, rank) for rank, (block, k) in enumerate(ranks) if k < given[block][1]
-    ]
+    read = [(starts[block] + k, rank) for rank, (block, k) in enumerate(ranks) if k < there[block]]
     return sorted(read)
 
 
