@@ -7,7 +7,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-DATA, BAND, TRAINING, RUN = "Data and network", "Band", "Training", "Run"  # groups in the help
+# groups in the help
+DATA, BAND, TRAINING, RUN = "Data and network", "Band", "Training", "Run"
+FREQUENCY, TEACHER = "Frequency regularization", "Teacher"
 
 
 def option(panel: str, text: str, *names: str, **more: Any) -> Any:
@@ -22,7 +24,7 @@ def optional(panel: str, text: str, **more: Any) -> Any:
 
 Model = Annotated[str, option(DATA, "Network; see `passband list models`.")]
 ImageSize = Annotated[int, option(DATA, "Pixels of height and width of images in folders.")]
-Method = Annotated[str, option(BAND, "native or band-limited.")]
+Method = Annotated[str, option(BAND, "native, band-limited or frequency.")]
 Compression = Annotated[
     float | None, optional(BAND, "Fraction of the spectrum to discard, 0 <= c < 1.")
 ]

@@ -9,7 +9,9 @@ import typer
 from passband.commands.app import app
 from passband.commands.options import (
     DATA,
+    FREQUENCY,
     RUN,
+    TEACHER,
     TRAINING,
     Algorithm,
     Band,
@@ -49,6 +51,39 @@ def train(
     energy: Energy = None,
     band: Band = None,
     algorithm: Algorithm = "auto",
+    keep: Annotated[
+        float | None, optional(FREQUENCY, "Fraction of the coefficients to keep, 0 < keep <= 1.")
+    ] = None,
+    domain: Annotated[
+        str, option(FREQUENCY, "channel: a small network; spatial: a small file.")
+    ] = "channel",
+    order: Annotated[str, option(FREQUENCY, "What is dropped first: shells or zigzag.")] = "shells",
+    shrink: Annotated[
+        str, option(FREQUENCY, "Schedule: geometric, linear or cosine.")
+    ] = "geometric",
+    shrink_rate: Annotated[
+        float, option(FREQUENCY, "What a geometric schedule drops per step.")
+    ] = 0.01,
+    shrink_steps: Annotated[
+        int | None, optional(FREQUENCY, "Steps of the schedule, whatever the rate.")
+    ] = None,
+    restarts: Annotated[int, option(FREQUENCY, "How often the schedule begins again.")] = 0,
+    round_to: Annotated[
+        int, option(FREQUENCY, "Round numbers of channels up to multiples of this.")
+    ] = 1,
+    per_layer: Annotated[
+        str | None, optional(FREQUENCY, "macs: divide a budget of multiplications.")
+    ] = None,
+    keep_last: Annotated[
+        float | None, optional(FREQUENCY, "Fraction that the last layer keeps.")
+    ] = None,
+    teacher: Annotated[
+        str | None, optional(TEACHER, "Folder of a run whose network's scores are learned too.")
+    ] = None,
+    teacher_weight: Annotated[float, option(TEACHER, "Weight of its scores in the loss.")] = 0.9,
+    temperature: Annotated[
+        float, option(TEACHER, "What the scores of both are divided by for that.")
+    ] = 4.0,
     epochs: Annotated[int, option(TRAINING, "Passes over the training data.")] = 20,
     batch_size: Annotated[int, option(TRAINING, "Examples per step and process.")] = 32,
     lr: Annotated[float, option(TRAINING, "Learning rate at the start.")] = 0.01,
@@ -209,6 +244,7 @@ def _run_name(config: "TrainConfig") -> str:
     """A folder name that tells runs apart by what is usually varied."""
     limit = config.band_limit
     words = [config.data, config.model, config.method]
+    words += [f"keep-{config.keep}"] if config.keep is not None else []
     words += [
         f"{name}-{value}"
         for name, value in (("c", limit.compression), ("e", limit.energy), ("band", limit.band))

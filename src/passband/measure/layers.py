@@ -16,6 +16,8 @@ from passband.measure.macs import (
     layer_macs,
 )
 from passband.measure.memory import SavedBytes
+from passband.nn.frequency import FrequencyLayer
+from passband.nn.frequency_maps import CoefficientConv2d
 
 ExampleInput: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
 """What a model is called with: one tensor, positional arguments, or keyword arguments."""
@@ -142,7 +144,8 @@ class _Watch:
         if not isinstance(layer, BandLimitedConv):
             macs = layer_macs(layer, shape)
             use.macs += macs
-            use.native_macs += macs
+            dense = isinstance(layer, (FrequencyLayer, CoefficientConv2d))
+            use.native_macs += layer.macs(shape, dense=True) if dense else macs
             return
         with torch.no_grad():
             geometry, choice = call_geometry(layer, given, self.training)

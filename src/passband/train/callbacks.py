@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from tqdm import tqdm
 
 from passband.atomic import write_atomically
+from passband.convert import FrequencyScheduler
 from passband.extras import require
 from passband.train.classifier import Classifier
 from passband.train.run_folder import RunFolder
@@ -106,6 +107,35 @@ class Recorder(Checkpoint):
         writer.writeheader()
         writer.writerows(classifier.history)
         write_atomically(self.folder.metrics, text.getvalue().encode())
+
+
+class Shrink(Callback):
+    """Shrinks a network of method "frequency" with the training's steps.
+
+    The number of steps done says how far; what is kept is part of the network's weights.
+    """
+
+    def __init__(self) -> None:
+        self._scheduler: FrequencyScheduler | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin where the checkpoint is."""
+        alone = trainer.world_size == 1  # otherwise parameters keep the shapes that are shared
+        optimizer = trainer.optimizers[0] if alone else None
+        self._scheduler = FrequencyScheduler(_classifier(pl_module).model, optimizer)
+        self._scheduler.set_step(trainer.global_step)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Go on by a step."""
+        assert self._scheduler is not None
+        self._scheduler.set_step(trainer.global_step)
 
 
 class StepTimer(Callback):

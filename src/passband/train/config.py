@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from passband.config import BandLimit
+from passband.config import BandLimit, FrequencyRegularization
 
-METHODS = ("native", "band-limited")
+METHODS = ("native", "band-limited", "frequency")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULERS = ("none", "cosine", "plateau", "step")
 PRECISIONS = ("32", "64", "16-mixed", "bf16-mixed")
@@ -28,7 +28,8 @@ class TrainConfig:
         data: Data set, a name `passband.data.load_dataset` knows.
         model: Network, a name `passband.networks.create_model` knows.
         method: "native" leaves the network as it is; "band-limited" converts every convolution of
-            more than one point, as in the paper, so that the same ones are at every compression.
+            more than one point, as in the paper, so that the same ones are at every compression;
+            "frequency" regularizes the weights' DCT coefficients.
         compression: Fraction of the half-spectrum to discard, 0 <= c < 1.
         energy: Fraction of the spectral energy to keep, 0 < e <= 1.
         band: Half-spectrum coefficients to keep per axis.
@@ -54,6 +55,20 @@ class TrainConfig:
             and to lower the learning rate by.
         limit_train: Use only so many training examples, chosen at random; None: all.
         limit_test: Use only so many test examples, chosen at random; None: all.
+        keep: Fraction of the coefficients that method "frequency" keeps in the end; this and what
+            follows are fields of `passband.FrequencyRegularization`.
+        domain: "channel" or "spatial".
+        order: What is dropped first, "shells" or "zigzag".
+        shrink: The schedule, "geometric", "linear" or "cosine".
+        shrink_rate: What a geometric schedule drops per step.
+        shrink_steps: Steps of the schedule; None: those that follow from the rate.
+        restarts: How often the schedule begins again.
+        round_to: Round numbers of channels up to multiples of this.
+        per_layer: None, or "macs" to divide a budget of multiplications among the layers.
+        keep_last: Fraction that the last layer keeps.
+        teacher: Folder of a finished run whose network's scores are learned too.
+        teacher_weight: Weight of those in the loss, 0 <= w <= 1; the labels have the rest.
+        temperature: What the scores of both are divided by for that.
 
     Raises:
         ValueError: A value is outside its range, or does not fit another.
@@ -94,6 +109,19 @@ class TrainConfig:
     validation: float = 0.0
     limit_train: int | None = None
     limit_test: int | None = None
+    keep: float | None = None
+    domain: str = "channel"
+    order: str = "shells"
+    shrink: str = "geometric"
+    shrink_rate: float = 0.01
+    shrink_steps: int | None = None
+    restarts: int = 0
+    round_to: int = 1
+    per_layer: str | None = None
+    keep_last: float | None = None
+    teacher: str | None = None
+    teacher_weight: float = 0.9
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -114,6 +142,8 @@ class TrainConfig:
         self._check_number("momentum", "0 <= momentum < 1", lambda value: 0 <= value < 1)
         self._check_number("weight_decay", "0 or more", lambda value: value >= 0)
         self._check_number("validation", "0 <= validation < 1", lambda value: 0 <= value < 1)
+        self._check_number("teacher_weight", "0 to 1", lambda value: 0 <= value <= 1)
+        self._check_number("temperature", "above 0", lambda value: value > 0)
         if not re.fullmatch(r"auto|[1-9]\d*|\d+(,\d+)+,?|\d+,", str(self.devices)):
             raise ValueError(
                 f"devices is {self.devices!r}; allowed are 'auto', a number of devices, or their "
@@ -122,11 +152,12 @@ class TrainConfig:
         if isinstance(self.band, list):
             object.__setattr__(self, "band", tuple(self.band))
         limit = self.band_limit
-        if self.method == "native" and limit != BandLimit():
+        if self.method != "band-limited" and limit != BandLimit():
             raise ValueError(
-                "method is 'native', which has no compression, energy, band or algorithm; "
+                f"method is {self.method!r}, which has no compression, energy, band or algorithm; "
                 "use method 'band-limited'"
             )
+        self._check_frequency()
 
     @property
     def band_limit(self) -> BandLimit:
@@ -137,6 +168,26 @@ class TrainConfig:
             band=self.band,
             algorithm=self.algorithm,
         )
+
+    @property
+    def frequency(self) -> FrequencyRegularization:
+        """What `passband.convert` takes for method "frequency"."""
+        keep = {} if self.keep is None else {"keep": self.keep}
+        return FrequencyRegularization(
+            domain=self.domain, order=self.order, schedule=self.shrink, rate=self.shrink_rate,
+            steps=self.shrink_steps, restarts=self.restarts, round_to=self.round_to,
+            per_layer=self.per_layer, keep_last=self.keep_last, **keep,
+        )  # fmt: skip
+
+    def _check_frequency(self) -> None:
+        given = self.frequency
+        if self.method == "frequency" and self.keep is None:
+            raise ValueError("keep is None, but method 'frequency' needs it: 0 < keep <= 1")
+        if self.method != "frequency" and (self.keep, given) != (None, FrequencyRegularization()):
+            raise ValueError(
+                f"method is {self.method!r}, which has no keep, nor what goes with it; use method "
+                "'frequency'"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, with the version of the fields."""
