@@ -123,7 +123,7 @@ def refresh(network: FrequencyNetwork) -> None:
             if isinstance(module, FrequencyLayer):
                 _tell_layer(module, given)
             elif isinstance(module, FrequencyBatchNorm) and len(given) > 1:
-                index, device = _present(given), module.index_device
+                index, device = present_channels(given), module.index_device
                 module.channel_index = torch.tensor(index, device=device)
 
 
@@ -154,7 +154,7 @@ def read_channels(
     return sorted(read)
 
 
-def _present(given: Widths) -> list[int]:
+def present_channels(given: Widths) -> list[int]:
     """The channels that are there, among all channels of concatenated maps."""
     index, start = [], 0
     for size, live in given:
