@@ -33,6 +33,7 @@ CORE = (
     "atomic",
     "names",
     "tensor_file",
+    "chain",
     "config",
     "convert",
     "export",
@@ -49,6 +50,8 @@ CONTRACT = {
     *("band_limited_conv1d", "band_limited_conv2d", "band_limited_conv3d"),
     *("BandLimit", "convert", "revert", "set_compression", "calibrate"),
     *("profile", "export_onnx", "save", "load"),
+    *("FrequencyConv1d", "FrequencyConv2d", "FrequencyConvTranspose2d", "FrequencyLinear"),
+    *("FrequencyBatchNorm", "FrequencyRegularization", "FrequencyScheduler", "to_chain"),
 }
 
 

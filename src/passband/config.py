@@ -225,7 +225,7 @@ class FrequencyRegularization(Config):
             return self.keep
         part = step % self.shrink_steps / self.shrink_steps
         if self.schedule == "geometric":
-            above = self._negligible**part
+            above = math.pow(self._negligible, part)
         elif self.schedule == "linear":
             above = 1 - part
         else:

@@ -169,7 +169,9 @@ class _Cutting:
             read = {position for position, _ in read_channels(module, self.live[value])}
             wanted, start = [], 0
             for width in live:
-                wanted.append(max((p - start + 1 for p in read if start <= p < start + width), default=0))
+                wanted.append(
+                    max((p - start + 1 for p in read if start <= p < start + width), default=0)
+                )
                 start += width
             return wanted
         whole = isinstance(module, CoefficientConv2d) and not module.is_depthwise
@@ -190,7 +192,9 @@ class _Cutting:
         """Build what a node becomes."""
         inputs = [value for value in node.all_input_nodes if value in self.counts]
         if node.op == "placeholder":
-            self.values[node] = self.graph.placeholder(node.target, default_value=_default(node))
+            self.values[node] = self.graph.placeholder(
+                str(node.target), default_value=_default(node)
+            )
         elif isinstance(module, ChannelDCT):
             self._add_transform(node, module)
         elif isinstance(module, FrequencyLayer):
@@ -260,7 +264,9 @@ class _Cutting:
             after = self._transform_matrix(follower, following)
         if follower is not None and (affine is not None or after is not None):
             self.folded.add(follower)
-        made = plain_layer(layer, reads, inputs, self.needs[node][0], outputs, affine, before, after)
+        made = plain_layer(
+            layer, reads, inputs, self.needs[node][0], outputs, affine, before, after
+        )
         self._call(node, made, node, keep_counts=True)
 
     def _is_folded_dct(self, source: fx.Node) -> bool:
@@ -296,10 +302,14 @@ class _Cutting:
     def _add_sum(self, node: fx.Node, inputs: list[fx.Node]) -> None:
         counts = [self.counts[value][0] for value in inputs]
         most = max(width for _, width in counts)
-        parts = [
-            self._padded(self.values[value], width, most)
-            for value, (_, width) in zip(node.all_input_nodes, counts, strict=True)
-        ] if len(inputs) == 2 else [self.values[inputs[0]]] * 2
+        parts = (
+            [
+                self._padded(self.values[value], width, most)
+                for value, (_, width) in zip(node.all_input_nodes, counts, strict=True)
+            ]
+            if len(inputs) == 2
+            else [self.values[inputs[0]]] * 2
+        )
         self.values[node] = self.graph.call_function(torch.add, tuple(parts))
         self.counts[node] = ((counts[0][0], most),)
 

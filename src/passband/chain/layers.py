@@ -1,6 +1,6 @@
 """The layers of a chain: torch.nn modules with the channels that are left."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -105,9 +105,7 @@ def plain_batch_norm(
     """A batch norm of some channels; None is a channel of zeros, which stays zero."""
     there = [k for k in channels if k is not None]
     places = [place for place, k in enumerate(channels) if k is not None]
-    made = native(
-        len(channels), norm.eps, norm.momentum, norm.affine, norm.track_running_stats
-    )
+    made = native(len(channels), norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     own = {**norm._parameters, **norm._buffers}
     for name in ("weight", "bias", "running_mean", "running_var"):
         value = own.get(name)
@@ -131,7 +129,8 @@ def plain_depthwise(
     weight, bias = _scaled(weight, bias, affine)
     weight = torch.cat([weight, weight.new_zeros(channels - kept, *weight.shape[1:])])
     bias = None if bias is None else F.pad(bias, (0, channels - kept))
-    made = nn.Conv2d(
+    made: Any = nn.Conv2d
+    made = made(
         channels, channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, channels,
         bias is not None, conv.padding_mode,
     )  # fmt: skip
@@ -142,7 +141,8 @@ def plain_grouped(conv: CoefficientConv2d, affine: Affine | None) -> nn.Module:
     """A grouped convolution as it is."""
     bias = None if conv.bias is None else conv.bias.detach().double()
     weight, bias = _scaled(conv.weight.detach().double(), bias, affine)
-    made = nn.Conv2d(
+    made: Any = nn.Conv2d
+    made = made(
         conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
         conv.dilation, conv.groups, bias is not None, conv.padding_mode,
     )  # fmt: skip

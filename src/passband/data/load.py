@@ -62,8 +62,9 @@ def load_dataset(
 
     Args:
         name: ``digits``, ``cifar10``, ``cifar100``, ``svhn``, ``mnist``, ``ucr:NAME``,
-            ``npz:FILE``, ``segmentation:NAME`` or ``folder:PATH``; `list_datasets` says what they are. A relative file or
-            path is looked for in the working folder, then in the data folder.
+            ``npz:FILE``, ``segmentation:NAME`` or ``folder:PATH``; `list_datasets` says what they
+            are. A relative file or path is looked for in the working folder, then in the data
+            folder.
         root: The user's data folder; None: the one that the variable PASSBAND_DATA names, if any.
         augment: Augment the training images: random crops with padding 4 and horizontal flips (no
             flips for MNIST and SVHN; random resized crops and flips for class folders; flips along

@@ -144,8 +144,10 @@ class _Watch:
         if not isinstance(layer, BandLimitedConv):
             macs = layer_macs(layer, shape)
             use.macs += macs
-            dense = isinstance(layer, (FrequencyLayer, CoefficientConv2d))
-            use.native_macs += layer.macs(shape, dense=True) if dense else macs
+            if isinstance(layer, (FrequencyLayer, CoefficientConv2d)):
+                use.native_macs += layer.macs(shape, dense=True)
+            else:
+                use.native_macs += macs
             return
         with torch.no_grad():
             geometry, choice = call_geometry(layer, given, self.training)

@@ -50,7 +50,9 @@ class InvertedResidual(nn.Module):
         return x + y if self.adds else y
 
 
-@register_model("mobilenetv2", spatial_dims=2, description="MobileNetV2 in CIFAR form, small images")
+@register_model(
+    "mobilenetv2", spatial_dims=2, description="MobileNetV2 in CIFAR form, small images"
+)
 def mobilenetv2(*, num_classes: int, in_channels: int, input_size: tuple[int, ...]) -> nn.Module:
     """MobileNetV2 that halves its maps three times: 2,236,682 parameters for CIFAR-10.
 
@@ -60,9 +62,7 @@ def mobilenetv2(*, num_classes: int, in_channels: int, input_size: tuple[int, ..
     channels = _STEM
     for expansion, width, blocks, stride in _STAGES:
         for block in range(blocks):
-            layers.append(
-                InvertedResidual(channels, width, expansion, stride if block == 0 else 1)
-            )
+            layers.append(InvertedResidual(channels, width, expansion, stride if block == 0 else 1))
             channels = width
     model = nn.Sequential(
         *layers, *_convolution(channels, _HEAD, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1),

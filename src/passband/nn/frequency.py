@@ -42,7 +42,10 @@ def frequency_ranks(blocks: tuple[int, ...]) -> list[tuple[int, int]]:
 @cached_constant
 def _channel_basis(blocks: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The orthonormal basis (rank, channel) of concatenated maps, each with its own DCT."""
-    together = torch.block_diag(*[dct_matrix(size, dtype) for size in blocks])
+    together = torch.zeros(sum(blocks), sum(blocks), dtype=dtype)
+    for block, size in enumerate(blocks):
+        start = sum(blocks[:block])
+        together[start : start + size, start : start + size] = dct_matrix(size, dtype)
     starts = [sum(blocks[:block]) for block in range(len(blocks))]
     order = [starts[block] + k for block, k in frequency_ranks(blocks)]
     return together[order].to(device)
@@ -241,7 +244,9 @@ class FrequencyLayer(nn.Module):
         """Channels that it reads of a map with so many."""
         if self.domain == "spatial":
             return self.sizes[self._in_axis]
-        return len(self.input_index) if self.input_index is not None else min(channels, self.in_kept)
+        return (
+            len(self.input_index) if self.input_index is not None else min(channels, self.in_kept)
+        )
 
     def macs(self, input_shape: tuple[int, ...], dense: bool = False) -> int:
         """Multiply-accumulates of a forward pass, of the transforms of its weights none.
@@ -307,7 +312,7 @@ class FrequencyLayer(nn.Module):
         return box
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        result = super()._apply(fn, recurse)
+        result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self._mask is not None:
             self._mask = self._mask.to(self.weight)
         return result
@@ -474,7 +479,7 @@ class FrequencyLinear(FrequencyLayer):
         return input[..., : channels * math.prod(self.positions)]
 
     def _selected(self, input: Tensor, index: Tensor) -> Tensor:
-        maps = input.unflatten(-1, (-1, math.prod(self.positions)))
+        maps = input.reshape(*input.shape[:-1], -1, math.prod(self.positions))
         return maps.index_select(-2, index).flatten(-2)
 
     def _apply_weight(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

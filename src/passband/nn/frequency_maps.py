@@ -133,9 +133,7 @@ class FrequencyBatchNorm(nn.Module):
             if self.momentum is None:
                 factor = 1.0 / float(self.num_batches_tracked)
         batch_statistics = self.training or mean is None
-        output = F.batch_norm(
-            input, mean, var, weight, bias, batch_statistics, factor, self.eps
-        )
+        output = F.batch_norm(input, mean, var, weight, bias, batch_statistics, factor, self.eps)
         if self.training and self.channel_index is not None and mean is not None:
             assert self.running_mean is not None and self.running_var is not None
             assert var is not None
@@ -188,7 +186,9 @@ class CoefficientConv2d(nn.Conv2d):
         points = F.conv2d(probe, one, None, self.stride, padding, self.dilation)[0, 0].numel()
         taps = one.numel()
         if dense or not self.is_depthwise:
-            return input_shape[0] * points * taps * self.in_channels * self.out_channels // self.groups
+            return (
+                input_shape[0] * points * taps * self.in_channels * self.out_channels // self.groups
+            )
         return input_shape[0] * points * taps * input_shape[1]
 
 

@@ -172,12 +172,18 @@ class TrainConfig:
     @property
     def frequency(self) -> FrequencyRegularization:
         """What `passband.convert` takes for method "frequency"."""
-        keep = {} if self.keep is None else {"keep": self.keep}
         return FrequencyRegularization(
-            domain=self.domain, order=self.order, schedule=self.shrink, rate=self.shrink_rate,
-            steps=self.shrink_steps, restarts=self.restarts, round_to=self.round_to,
-            per_layer=self.per_layer, keep_last=self.keep_last, **keep,
-        )  # fmt: skip
+            keep=FrequencyRegularization.keep if self.keep is None else self.keep,
+            domain=self.domain,
+            order=self.order,
+            schedule=self.shrink,
+            rate=self.shrink_rate,
+            steps=self.shrink_steps,
+            restarts=self.restarts,
+            round_to=self.round_to,
+            per_layer=self.per_layer,
+            keep_last=self.keep_last,
+        )
 
     def _check_frequency(self) -> None:
         given = self.frequency

@@ -103,7 +103,7 @@ class FrequencyHandler(ModelHandler[FrequencyRegularization]):
                 if isinstance(norm, FrequencyBatchNorm):
                     become(norm, norm.to_norm(state.norms[name]))
                 elif isinstance(norm, CoefficientConv2d):
-                    norm.__class__ = nn.Conv2d
+                    norm.__class__ = nn.Conv2d  # type: ignore[assignment]
             graph = model.graph
             for node in list(graph.nodes):
                 if isinstance(module_of(model, node), ChannelDCT):
@@ -126,7 +126,7 @@ class FrequencyHandler(ModelHandler[FrequencyRegularization]):
     ) -> FrequencyReport:
         """The spatial domain: other weights, the same network."""
         uses = observe(model, example_input).layers if example_input is not None else {}
-        types, norms = {}, {}
+        types: dict[str, str] = {}
         for name, layer in list(model.named_modules()):
             if type(layer) in LAYERS and (filter_fn is None or filter_fn(name, layer)):
                 types[name] = type(layer).__name__
@@ -135,7 +135,7 @@ class FrequencyHandler(ModelHandler[FrequencyRegularization]):
                 become(layer, kind.from_layer(layer, domain="spatial", order=order))
         last = tuple(types)[-1:]
         shape = tuple(example_input.shape) if isinstance(example_input, Tensor) else ()
-        state = FrequencyState(self.config, shape, {}, last, norms)
+        state = FrequencyState(self.config, shape, last=last)
         model.__dict__["_passband_frequency"] = state
         macs = {name: use.macs // shape[0] if shape else use.macs for name, use in uses.items()}
         return self._report(model, state, types, macs)
@@ -154,7 +154,11 @@ class FrequencyHandler(ModelHandler[FrequencyRegularization]):
             elif node in flows and tracing.is_addition(node):
                 node.op, node.target = "call_function", add_maps
                 node.args, node.kwargs = tuple(node.all_input_nodes), {}
-            elif node in flows and flows[node].flat and node.target in ("view", "reshape", torch.reshape):
+            elif (
+                node in flows
+                and flows[node].flat
+                and node.target in ("view", "reshape", torch.reshape)
+            ):
                 node.op, node.target = "call_function", torch.flatten
                 node.args, node.kwargs = (node.all_input_nodes[0], 1), {}
         training, architecture = model.training, model.__dict__.get("_passband_architecture")
@@ -166,7 +170,7 @@ class FrequencyHandler(ModelHandler[FrequencyRegularization]):
         if architecture is not None:
             model.__dict__["_passband_architecture"] = architecture
         model.training = training
-        model.register_load_state_dict_post_hook(after_loading)
+        model.register_load_state_dict_post_hook(after_loading)  # type: ignore[no-untyped-call]
         assert isinstance(model, FrequencyNetwork)
         refresh(model)
         return self._report(model, state, types, pools=pools)
@@ -296,7 +300,8 @@ def _insert_transforms(
         model.add_module(name, ChannelDCT(flows[node].blocks[0]))
         with graph.inserting_after(node):
             transformed = graph.create_node("call_module", name, (node,))
-        node.replace_all_uses_with(transformed, delete_user_cb=lambda user: user is not transformed)
+        for user in [user for user in node.users if user is not transformed]:
+            user.replace_input_with(node, transformed)
         transformed.meta = dict(node.meta)
         flows[transformed] = flows[node]
     (output,) = (node for node in graph.nodes if node.op == "output")

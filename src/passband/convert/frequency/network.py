@@ -45,11 +45,12 @@ class FrequencyNetwork(fx.GraphModule):
     _passband_frequency: FrequencyState
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FrequencyNetwork":
-        made: FrequencyNetwork = super().__deepcopy__(memo)
+        made: Any = super().__deepcopy__(memo)
         for name in ("_passband_frequency", "_passband_architecture"):
             if name in self.__dict__:
                 made.__dict__[name] = copy.deepcopy(self.__dict__[name], memo)
-        return made
+        network: FrequencyNetwork = made
+        return network
 
 
 def after_loading(network: nn.Module, incompatible: object) -> None:
@@ -156,7 +157,8 @@ def read_channels(
 
 def present_channels(given: Widths) -> list[int]:
     """The channels that are there, among all channels of concatenated maps."""
-    index, start = [], 0
+    index: list[int] = []
+    start = 0
     for size, live in given:
         index += range(start, start + live)
         start += size

@@ -1,4 +1,4 @@
-"""The schedule by which a converted network shrinks, used as torch's learning rate schedulers are."""
+"""The schedule by which a network shrinks, used as torch's learning rate schedulers are."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ class FrequencyScheduler:
         >>> for _ in range(5):
         ...     scheduler.step()
         >>> scheduler.kept, model.get_submodule("0").weight.shape
-        (0.55, torch.Size([17, 3, 3, 3]))
+        (0.55, torch.Size([18, 3, 3, 3]))
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What of a converted model has to be stored: kept coefficients, and batch norms of kept channels."""
+"""What is stored of a converted model: kept coefficients, batch norms of kept channels."""
 
 from collections.abc import Iterator
 

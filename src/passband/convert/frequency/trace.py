@@ -13,8 +13,13 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from passband.measure.layers import undisturbed
-from passband.nn.frequency import FrequencyConv1d, FrequencyConv2d, FrequencyConvTranspose2d
-from passband.nn.frequency import FrequencyLayer, FrequencyLinear
+from passband.nn.frequency import (
+    FrequencyConv1d,
+    FrequencyConv2d,
+    FrequencyConvTranspose2d,
+    FrequencyLayer,
+    FrequencyLinear,
+)
 
 LAYERS: dict[type[nn.Module], type[FrequencyLayer]] = {
     nn.Conv1d: FrequencyConv1d,
@@ -99,8 +104,8 @@ def trace(model: nn.Module, example: Tensor) -> fx.Graph:
 
 def shape(node: fx.Node) -> tuple[int, ...] | None:
     """The shape of a node's value for the example; None of what is no tensor."""
-    meta = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if hasattr(meta, "shape") else None
+    found = getattr(node.meta.get("tensor_meta"), "shape", None)
+    return None if found is None else tuple(found)
 
 
 def flows(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, Flow]:
@@ -192,7 +197,9 @@ def _flow(
     elif is_concatenation(node):
         parts = concatenated(node)
         dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-        if dim not in (1, 1 - len(after)) or any(part not in found or found[part].flat for part in parts):
+        if dim not in (1, 1 - len(after)) or any(
+            part not in found or found[part].flat for part in parts
+        ):
             raise _no_dual(node, "a concatenation along another axis than the channels")
         return Flow(tuple(b for part in parts for b in found[part].blocks), after[2:])
     elif node.target in _FLATTENINGS:
@@ -242,7 +249,9 @@ def _mean(node: fx.Node, given: Flow, after: tuple[int, ...]) -> Flow:
 
 
 def _no_dual(node: fx.Node, what: str) -> ValueError:
-    line = next((x.strip() for x in reversed((node.stack_trace or "").splitlines()) if x.strip()), "")
+    line = next(
+        (x.strip() for x in reversed((node.stack_trace or "").splitlines()) if x.strip()), ""
+    )
     where = f" (in {line})" if line else f" (node {node.name})"
     return ValueError(
         f"model has {what}{where}, which cannot act on channel coefficients; use "
