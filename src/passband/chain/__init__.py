@@ -1,5 +1,6 @@
 """From a frequency-regularized network to a small plain one, and to what runs it fast."""
 
+from passband.chain.compiled import CompiledChain, compile_chain
 from passband.chain.cut import to_chain
 
-__all__ = ["to_chain"]
+__all__ = ["CompiledChain", "compile_chain", "to_chain"]
