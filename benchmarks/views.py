@@ -8,6 +8,8 @@ from pathlib import Path
 
 Row = dict[str, str]
 
+KEPT, DEFAULT = "kept", "default"  # what became of freed memory
+
 Counts = Callable[[str, Row], bool]  # whether a row of a kind is one that a target speaks of
 Judge = Callable[[list[Row]], "tuple[float, str]"]  # the ratio that counts, and what it is of
 
@@ -120,6 +122,24 @@ TARGETS: tuple[tuple[str, Counts, Judge, tuple[float, ...]], ...] = (
 FULL_BAND_TARGET = 0.95
 
 
+def _short(mode: str) -> Counts:
+    return lambda kind, row: (
+        kind == "layers"
+        and _is_target_layer(row, "3")
+        and (row["batch"], row["mode"]) == ("32", mode)
+    )
+
+
+TWICE: tuple[tuple[str, Counts, Judge], ...] = (
+    ("3x3 at B=32, geometric mean, training", _short("training"), geometric_mean),
+    ("3x3 at B=32, geometric mean, inference", _short("inference"), geometric_mean),
+    (f"{RESNET}, B=128, training step", _network("resnet18", "128", "training"), the_one),
+    (f"{RESNET}, B=128, inference", _network("resnet18", "128", "inference"), the_one),
+    (f"{FCN}, B=64, training step", _network("fcn", "64", "training"), the_one),
+    (f"{FCN}, B=64, inference", _network("fcn", "64", "inference"), the_one),
+)
+
+
 def judged(rows: list[Row], judge: Judge, target: float | None) -> str:
     """What was measured, and whether it reaches the target."""
     if not rows:
@@ -160,6 +180,28 @@ def targets(results: "Results") -> str:
         "measured",
         "target, c = 0.85",
         "measured",
+    )
+    return markdown(titles, body) + results.caption("layers", "networks")
+
+
+def freed_memory(results: "Results") -> str:
+    """What was measured twice: where freed memory is kept, and with the C library's settings."""
+    body = []
+    for name, counts, judge in TWICE:
+        line = [name]
+        for compression in (0.5, 0.85):
+            for memory in (DEFAULT, KEPT):
+                rows = [
+                    row
+                    for kind in ("layers", "networks")
+                    for row in results.rows(kind, memory)
+                    if float(row["compression"]) == compression and counts(kind, row)
+                ]
+                line.append(figure(judge(rows)[0]) if rows else "-")
+        body.append(line)
+    titles = (
+        "torch's time over ours",
+        *(f"c = {c}, freed memory {how}" for c in (0.5, 0.85) for how in ("given back", "kept")),
     )
     return markdown(titles, body) + results.caption("layers", "networks")
 
@@ -337,9 +379,10 @@ class Results:
         """Where the rows of a kind are, or would be."""
         return self.folder / f"{kind}_{self.origin}.csv"
 
-    def rows(self, kind: str) -> list[Row]:
-        """The rows of a kind; none where there is no such file."""
-        return read(self.file(kind)) if self.file(kind).exists() else []
+    def rows(self, kind: str, freed_memory: str = KEPT) -> list[Row]:
+        """The rows of a kind, measured where freed memory was kept; none if there is no file."""
+        rows = read(self.file(kind)) if self.file(kind).exists() else []
+        return [row for row in rows if row.get("freed_memory", KEPT) == freed_memory]
 
     def link(self, file: Path) -> str:
         """A file's place, seen from the document."""
@@ -364,6 +407,7 @@ class Results:
 # Each with the kind of result that it cannot do without.
 VIEWS: dict[str, tuple[str, Callable[[Results], str]]] = {
     "targets": ("layers", targets),
+    "freed memory": ("networks", freed_memory),
     "short layers": ("layers", short_layers),
     "layers": ("layers", layers),
     "curve": ("layers", curve),

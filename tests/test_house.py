@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # From the bottom up. A part imports from its own level and from those before it.
 LEVELS = (
-    ("atomic", "extras", "names", "spectrum", "tensor_file"),
+    ("allocator", "atomic", "extras", "names", "spectrum", "tensor_file"),
     ("config",),
     ("ops",),
     ("functional",),
@@ -30,6 +30,7 @@ LEVELS = (
 )
 RANK = {part: rank for rank, level in enumerate(LEVELS) for part in level}
 CORE = (
+    "allocator",
     "atomic",
     "names",
     "tensor_file",
@@ -52,6 +53,7 @@ CONTRACT = {
     *("profile", "export_onnx", "save", "load"),
     *("FrequencyConv1d", "FrequencyConv2d", "FrequencyConvTranspose2d", "FrequencyLinear"),
     *("FrequencyBatchNorm", "FrequencyRegularization", "FrequencyScheduler", "to_chain"),
+    "keep_freed_memory",  # added to it
 }
 
 

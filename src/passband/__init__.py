@@ -1,5 +1,6 @@
 """Train, compress and run convolutional networks in the frequency domain."""
 
+from passband.allocator import keep_freed_memory
 from passband.chain import to_chain
 from passband.config import BandLimit, FrequencyRegularization
 from passband.convert import FrequencyScheduler, calibrate, convert, revert, set_compression
@@ -36,6 +37,7 @@ __all__ = [
     "calibrate",
     "convert",
     "export_onnx",
+    "keep_freed_memory",
     "load",
     "profile",
     "revert",

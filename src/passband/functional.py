@@ -18,10 +18,10 @@ from passband.ops.band_limited_conv.geometry import ConvGeometry, conv_geometry
 from passband.ops.band_limited_conv.layout import product_dtype
 from passband.ops.band_limited_conv.lowpass import convolve_full_band
 from passband.ops.band_limited_conv.masked import masked_spectrum
-from passband.ops.band_limited_conv.native import convolution as native
 from passband.ops.band_limited_conv.op import (
     band_limited_conv,
     band_limited_conv_plainly,
+    evaluate,
     geometry_arguments,
 )
 from passband.ops.band_limited_conv.reference import band_limited_conv as reference_conv
@@ -248,10 +248,10 @@ def convolve(
         return _convolve_by_fft(input, weight, bias, geometry, mask)
     if algorithm == "lowpass" and mask is None and _is_full_band(geometry.grid, geometry.kept):
         return convolve_full_band(input, weight, bias, geometry)
-    if algorithm == "matmul" and mask is None and is_evaluated_eagerly(input, weight, bias):
-        dtype = product_dtype(weight)
-        if native.applies(geometry, dtype, input, weight, bias):
-            return native.forward(input, weight, bias, geometry, dtype, False, False)[0]
+    if mask is None and is_evaluated_eagerly(input, weight, bias):
+        evaluated = evaluate(input, weight, bias, geometry, algorithm)
+        if evaluated is not None:
+            return evaluated
     operator = band_limited_conv_plainly if is_transformed() else band_limited_conv
     shapes = geometry_arguments(geometry)
     output: Tensor

@@ -1,7 +1,7 @@
 import pytest
 
 from passband.bench.cases import LayerCase
-from passband.bench.layers import Rounds, _time_columns, measure_layer
+from passband.bench.layers import Rounds, _time_columns, measure_layers
 from passband.bench.machine import Peaks
 
 PEAKS = Peaks(multiplications=1e10, bytes=1e10)
@@ -12,7 +12,7 @@ def test_a_row_has_every_contender_that_the_case_names() -> None:
     case = LayerCase(
         2, 4, 4, (9, 9), 3, 0.6, training=True, baselines=("textbook", "downsampled")
     )  # fmt: skip
-    row = measure_layer(case, PEAKS, ONCE)
+    row = measure_layers([case], PEAKS, ONCE)[0]
     measured = {name for name, value in row.items() if name.endswith("_ms") and value != ""}
     assert measured == {
         *("native_ms", "channels_last_ms", "auto_ms", "matmul_ms", "lowpass_ms"),
@@ -30,14 +30,14 @@ def test_a_row_has_every_contender_that_the_case_names() -> None:
 
 def test_series_have_one_layout_and_inference_keeps_nothing() -> None:
     case = LayerCase(2, 3, 4, (37,), 5, 0.5, training=False, algorithms=("auto",))
-    row = measure_layer(case, PEAKS, ONCE)
+    row = measure_layers([case], PEAKS, ONCE)[0]
     assert row["channels_last_ms"] == row["matmul_ms"] == row["saved_bytes"] == ""
     assert (row["map"], row["mode"]) == ("37", "inference")
 
 
 def test_all_rows_have_the_same_columns() -> None:
     rows = [
-        measure_layer(LayerCase(1, 2, 2, size, 3, 0.5, training), PEAKS, ONCE)
+        measure_layers([LayerCase(1, 2, 2, size, 3, 0.5, training)], PEAKS, ONCE)[0]
         for size, training in (((8,), True), ((8, 8), False))
     ]
     assert list(rows[0]) == list(rows[1])

@@ -61,7 +61,8 @@ def test_short_cases_come_first_and_leave_their_time_to_the_long_ones(
     def measure(index: int, longest: float) -> list[dict[str, object]]:
         shares[index] = longest
         clock[0] += 1.0
-        return [{"compression": 0.5, "ratio": 1.0, "winner": "auto", "index": index}]
+        row = {"compression": 0.5, "mode": "training", "ratio": 1.0, "winner": "auto"}
+        return [{**row, "index": index}]
 
     rows = run._in_order([2, 0, 1], ["a", "b", "c"], measure, 30.0, lambda line: None)
     assert [row["index"] for row in rows] == [0, 1, 2]  # the order of the cases

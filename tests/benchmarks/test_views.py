@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.readme_tables import render
 from passband.bench.cases import LayerCase
-from passband.bench.layers import Rounds, measure_layer
+from passband.bench.layers import Rounds, measure_layers
 from passband.bench.machine import Peaks
 from passband.bench.networks import NetworkCase, measure_network
 from passband.bench.precision import precision_rows
@@ -26,7 +26,7 @@ ORIGIN = {
 @pytest.fixture(scope="module")
 def layer_row() -> dict[str, object]:
     case = LayerCase(2, 4, 4, (8, 8), 3, 0.5, training=True)
-    return {**measure_layer(case, PEAKS, Rounds(1, 0.0)), **ORIGIN}
+    return {**measure_layers([case], PEAKS, Rounds(1, 0.0))[0], **ORIGIN}
 
 
 def write(folder: Path, kind: str, rows: list[dict[str, object]], machine: str = "M") -> None:

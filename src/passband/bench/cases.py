@@ -113,6 +113,16 @@ def layer_cases(quick: bool = False, compiled: bool = False) -> list[LayerCase]:
     return [*_images(compiled), *_small_batches(), *_series(), *_curve()]
 
 
+def short_layer_cases(quick: bool = False) -> list[LayerCase]:
+    """The 3x3 layers at batch 32, with nothing beside torch and `auto`."""
+    return [
+        replace(case, baselines=(), algorithms=("auto",))
+        for case in layer_cases(quick)
+        if (case.batch, case.kernel) == (2 if quick else 32, 3)
+        and case.compression in (0.0, 0.5, 0.85)
+    ]
+
+
 def _images(compiled: bool) -> Iterator[LayerCase]:
     for batch in (32, 128):
         for kernel in (3, 5, 7):
@@ -169,6 +179,21 @@ def _curve() -> Iterator[LayerCase]:
             for training in (True, False):
                 case = square_case(32, channels, side, 3, compression, training)
                 yield replace(case, algorithms=("auto",))
+
+
+def bands_of_layers(cases: Sequence[LayerCase]) -> list[list[int]]:
+    """Which cases differ in their bands only: lists of their indices.
+
+    Examples:
+        >>> narrow, wide = (square_case(1, 2, 8, 3, c, training=True) for c in (0.85, 0.5))
+        >>> bands_of_layers([narrow, replace(narrow, training=False), wide])
+        [[0, 2], [1]]
+    """
+    groups: dict[LayerCase, list[int]] = {}
+    for index, case in enumerate(cases):
+        shared = replace(case, compression=0.0, baselines=(), algorithms=())
+        groups.setdefault(shared, []).append(index)
+    return list(groups.values())
 
 
 GROWTH_COMPRESSION = 0.5

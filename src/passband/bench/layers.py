@@ -2,6 +2,7 @@
 
 import copy
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,34 +50,36 @@ class Rounds:
     longest: float = 2.0
 
 
-def measure_layer(case: LayerCase, peaks: Peaks, rounds: Rounds | None = None) -> Row:
-    """All contenders of a case in turn.
+def measure_layers(
+    cases: Sequence[LayerCase], peaks: Peaks, rounds: Rounds | None = None
+) -> list[Row]:
+    """All contenders of cases that differ in their bands only, in turn.
 
     Args:
-        case: The layer.
+        cases: Bands of one layer: torch's convolution, which has none, is measured once for all.
         peaks: What the machine does at most.
         rounds: How often.
 
     Returns:
-        The case; `NAME_ms` of every contender, the median over the rounds, or "" where it was not
-        measured; `ratio`, the better of torch's eager layouts over `auto`, with the lowest and the
-        highest of the rounds; `winner`; `algorithm`, what `auto` ran; multiplications and bytes;
-        the bound in time from `peaks`, and the fraction of it that was reached; saved bytes.
+        For each the case; `NAME_ms` of every contender, the median over the rounds, or "" where it
+        was not measured; `ratio`, the better of torch's eager layouts over `auto`, with the lowest
+        and the highest of the rounds; `winner`; `algorithm`, what `auto` ran; multiplications and
+        bytes; the bound in time from `peaks`, and the fraction of it that was reached; saved bytes.
 
     Examples:
         >>> peaks = Peaks(multiplications=1e11, bytes=1e10)
-        >>> case = LayerCase(1, 2, 2, (8, 8), 3, 0.5, training=False)
-        >>> row = measure_layer(case, peaks, Rounds(1, shortest=0.0))
-        >>> row["mode"], row["map"], row["ratio"] > 0
-        ('inference', '8x8', True)
+        >>> cases = [LayerCase(1, 2, 2, (8, 8), 3, c, training=False) for c in (0.5, 0.7)]
+        >>> rows = measure_layers(cases, peaks, Rounds(1, shortest=0.0))
+        >>> [(row["compression"], row["map"], row["ratio"] > 0) for row in rows]
+        [(0.5, '8x8', True), (0.7, '8x8', True)]
     """
-    geometry, training = case.geometry, case.training
-    maps = torch.randn(case.batch, case.in_channels, *case.size)
-    grad = torch.randn(case.batch, case.out_channels, *geometry.output_size)
-    native = native_layer(case)
-    ours = {name: band_limited_layer(native, case, name) for name in case.algorithms}
+    shared = cases[0]
+    training = shared.training
+    maps = torch.randn(shared.batch, shared.in_channels, *shared.size)
+    grad = torch.randn(shared.batch, shared.out_channels, *shared.geometry.output_size)
+    native = native_layer(shared)
     orders: dict[str, tuple[nn.Module, Tensor, Tensor]] = {"native": (native, maps, grad)}
-    if geometry.axes == 2:
+    if len(shared.size) == 2:
         last = torch.channels_last
         reordered = copy.deepcopy(native).to(memory_format=last)
         orders["channels_last"] = (
@@ -84,12 +87,46 @@ def measure_layer(case: LayerCase, peaks: Peaks, rounds: Rounds | None = None) -
             maps.contiguous(memory_format=last),
             grad.contiguous(memory_format=last),
         )
-    passes = {name: layer_pass(*order, training) for name, order in orders.items()}
-    for name, layer in ours.items():
-        passes[name] = layer_pass(layer, maps, grad, training)
-    notes = []
+    plain = {name: layer_pass(*order, training) for name, order in orders.items()}
+    own = [_own_passes(case, native, orders, maps, grad, plain) for case in cases]
+    passes = dict(plain)
+    for index, (of_case, _) in enumerate(own):
+        passes |= {f"{index} {name}": run for name, run in of_case.items()}
+    times = time_passes(passes, rounds or Rounds())
+    rows = []
+    for index, (case, (of_case, note)) in enumerate(zip(cases, own, strict=True)):
+        of_row = {name: times[name] for name in plain}
+        of_row |= {name: times[f"{index} {name}"] for name in of_case}
+        auto = band_limited_layer(native, case, "auto").train(training)
+        algorithm = call_geometry(auto, maps, training)[1].algorithm
+        rows.append(
+            {
+                **_case_columns(case),
+                **_time_columns(of_row, algorithm),
+                **_work_columns(case, algorithm, of_row, peaks),
+                **_saved_columns(native, auto, maps, training),
+                "note": note,
+            }
+        )
+    return rows
+
+
+def _own_passes(
+    case: LayerCase,
+    native: nn.Conv1d | nn.Conv2d,
+    orders: dict[str, tuple[nn.Module, Tensor, Tensor]],
+    maps: Tensor,
+    grad: Tensor,
+    plain: dict[str, Pass],
+) -> tuple[dict[str, Pass], str]:
+    """The contenders of one band beside torch's eager ones, and a note on who could not run."""
+    training, notes = case.training, []
+    passes = {
+        name: layer_pass(band_limited_layer(native, case, name), maps, grad, training)
+        for name in case.algorithms
+    }
     if "textbook" in case.baselines:
-        if refusal := textbook_refusal(geometry, case):
+        if refusal := textbook_refusal(case.geometry, case):
             notes.append(refusal)
         else:
             textbook = TextbookFFTConv(native, case)
@@ -97,25 +134,21 @@ def measure_layer(case: LayerCase, peaks: Peaks, rounds: Rounds | None = None) -
     if "downsampled" in case.baselines:
         passes["downsampled"] = layer_pass(DownsampledConv(native, case), maps, grad, training)
     if "compiled" in case.baselines:
-        compiled = compiled_pass(*orders[_better_layout(passes)], training)
+        compiled = compiled_pass(*orders[_better_layout(plain)], training)
         if isinstance(compiled, str):
             notes.append(compiled)
         else:
             passes["compiled"] = compiled
-    times = time_passes(passes, rounds or Rounds())
-    auto = ours["auto"]
-    algorithm = call_geometry(auto, maps, training)[1].algorithm
-    saved: Row = {"native_saved_bytes": "", "saved_bytes": ""}
-    if training:
-        maps.requires_grad_()
-        saved["native_saved_bytes"] = saved_bytes(lambda: native(maps), native)
-        saved["saved_bytes"] = saved_bytes(lambda: auto(maps), auto)
+    return passes, "; ".join(notes)
+
+
+def _saved_columns(native: nn.Module, auto: nn.Module, maps: Tensor, training: bool) -> Row:
+    if not training:
+        return {"native_saved_bytes": "", "saved_bytes": ""}
+    leaf = maps.detach().requires_grad_()
     return {
-        **_case_columns(case),
-        **_time_columns(times, algorithm),
-        **_work_columns(case, algorithm, times, peaks),
-        **saved,
-        "note": "; ".join(notes),
+        "native_saved_bytes": saved_bytes(lambda: native(leaf), native),
+        "saved_bytes": saved_bytes(lambda: auto(leaf), auto),
     }
 
 

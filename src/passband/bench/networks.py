@@ -47,8 +47,12 @@ class NetworkCase:
         return f"{self.network}, input {'x'.join(map(str, self.shape))}, {mode}"
 
 
-def network_cases(quick: bool = False) -> list[NetworkCase]:
+def network_cases(quick: bool = False, short: bool = False) -> list[NetworkCase]:
     """ResNet-18 in CIFAR form and the FCN on series; inference of ResNet-18 also at batch 1 and 8.
+
+    Args:
+        quick: Tiny networks instead.
+        short: Without inference at the small batches.
 
     Examples:
         >>> [case.name for case in network_cases(quick=True)]
@@ -59,7 +63,7 @@ def network_cases(quick: bool = False) -> list[NetworkCase]:
             NetworkCase("resnet8", (2, 3, 8, 8), 10, training, (0.5,)) for training in (True, False)
         ]
     images, series = (3, 32, 32), (64, 1, 270)
-    return [
+    cases = [
         NetworkCase("resnet18", (128, *images), 10, True),
         NetworkCase("resnet18", (128, *images), 10, False),
         NetworkCase("resnet18", (8, *images), 10, False),
@@ -67,6 +71,7 @@ def network_cases(quick: bool = False) -> list[NetworkCase]:
         NetworkCase("fcn", series, 50, True),
         NetworkCase("fcn", series, 50, False),
     ]
+    return [case for case in cases if case.shape[0] > 8] if short else cases
 
 
 def measure_network(

@@ -2,12 +2,20 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from passband.bench.cases import cost, growth_cases, layer_cases
-from passband.bench.layers import Rounds, Row, digits, measure_layer
+from passband.allocator import can_keep_freed_memory, keep_freed_memory
+from passband.bench.cases import (
+    LayerCase,
+    bands_of_layers,
+    cost,
+    growth_cases,
+    layer_cases,
+    short_layer_cases,
+)
+from passband.bench.layers import Rounds, Row, digits, measure_layers
 from passband.bench.machine import Peaks, measure_peaks, provenance
 from passband.bench.networks import measure_network, network_cases
 from passband.bench.precision import precision_rows
@@ -15,6 +23,12 @@ from passband.bench.precision import precision_rows
 # Fraction of the time for each kind of result; precision takes the few seconds that it takes.
 SHARES = {"layers": 0.74, "networks": 0.16, "growth": 0.1, "precision": 0.0}
 KINDS = tuple(SHARES)
+
+KEPT, DEFAULT = "kept", "default"
+"""What becomes of freed memory: see `passband.keep_freed_memory`."""
+
+# Fraction of a kind's time for what is measured first with the C library's own settings.
+_DEFAULT_SHARES = {"layers": 0.1, "networks": 0.4}
 
 _PRECISION_SECONDS = 20.0
 
@@ -28,11 +42,13 @@ class Settings:
             least three rounds, and what a row saves, later ones may use.
         quick: Tiny layers and networks, one round: to see that everything runs.
         compiled: Compile torch's networks and more of its layers, which takes minutes more.
+        short: Of layers and networks only those that are compared under both memory settings.
     """
 
     minutes: float = 12.0
     quick: bool = False
     compiled: bool = False
+    short: bool = False
 
     def rounds(self, repeats: int, longest: float) -> Rounds:
         """The rounds of a row that may take so many seconds."""
@@ -79,41 +95,67 @@ def _results(
     }
     whole = sum(SHARES[kind] for kind in kinds) or 1.0
     seconds = 60 * settings.minutes - (_PRECISION_SECONDS if "precision" in kinds else 0)
+    shares = {kind: seconds * SHARES[kind] / whole for kind in kinds}
+    first: dict[str, list[Row]] = {}
+    if can_keep_freed_memory():  # which cannot be undone, so the default comes first
+        for kind in kinds:
+            if kind in _DEFAULT_SHARES:
+                share = shares[kind] * _DEFAULT_SHARES[kind]
+                shares[kind] -= share
+                progress(f"{kind} with the C library's own settings")
+                rows = _MEASURES[kind](replace(settings, short=True), peaks, share, progress)
+                first[kind] = [{**row, "freed_memory": DEFAULT} for row in rows]
+    freed = KEPT if keep_freed_memory() else DEFAULT
+    progress(f"freed memory: {freed}")
     for kind in kinds:
-        rows = _MEASURES[kind](settings, peaks, seconds * SHARES[kind] / whole, progress)
-        yield kind, [{**row, **end} for row in rows]
+        rows = _MEASURES[kind](settings, peaks, shares[kind], progress)
+        rows = [{**row, "freed_memory": freed} for row in rows]
+        yield kind, [{**row, **end} for row in (*rows, *first.get(kind, ()))]
 
 
 def _layers(
     settings: Settings, peaks: Peaks, seconds: float, progress: Callable[[str], None]
 ) -> list[Row]:
-    cases = layer_cases(settings.quick, settings.compiled)
-
-    def measure(index: int, longest: float) -> list[Row]:
-        return [measure_layer(cases[index], peaks, settings.rounds(7, longest))]
-
-    order = sorted(range(len(cases)), key=lambda index: cost(cases[index]))
-    return _in_order(order, [case.name for case in cases], measure, seconds, progress)
+    cases = (
+        short_layer_cases(settings.quick)
+        if settings.short
+        else layer_cases(settings.quick, settings.compiled)
+    )
+    return _layer_rows(cases, settings, peaks, seconds, progress)
 
 
 def _growth(
     settings: Settings, peaks: Peaks, seconds: float, progress: Callable[[str], None]
 ) -> list[Row]:
-    cases = growth_cases(peaks, settings.quick)
+    named = growth_cases(peaks, settings.quick)
+    rows = _layer_rows([case for _, case in named], settings, peaks, seconds, progress)
+    return [{"axis": axis, **row} for (axis, _), row in zip(named, rows, strict=True)]
+
+
+def _layer_rows(
+    cases: Sequence[LayerCase],
+    settings: Settings,
+    peaks: Peaks,
+    seconds: float,
+    progress: Callable[[str], None],
+) -> list[Row]:
+    groups = bands_of_layers(cases)
 
     def measure(index: int, longest: float) -> list[Row]:
-        axis, case = cases[index]
-        return [{"axis": axis, **measure_layer(case, peaks, settings.rounds(7, longest))}]
+        rounds = settings.rounds(7, longest)
+        return measure_layers([cases[i] for i in groups[index]], peaks, rounds)
 
-    order = sorted(range(len(cases)), key=lambda index: cost(cases[index][1]))
-    names = [f"growth of {axis}: {case.name}" for axis, case in cases]
-    return _in_order(order, names, measure, seconds, progress)
+    order = sorted(range(len(groups)), key=lambda index: cost(cases[groups[index][0]]))
+    names = [cases[group[0]].name.rpartition(", c=")[0] for group in groups]
+    rows = iter(_in_order(order, names, measure, seconds, progress))
+    placed = {i: next(rows) for group in groups for i in group}
+    return [placed[i] for i in range(len(cases))]
 
 
 def _networks(
     settings: Settings, peaks: Peaks, seconds: float, progress: Callable[[str], None]
 ) -> list[Row]:
-    cases = network_cases(settings.quick)
+    cases = network_cases(settings.quick, settings.short)
 
     def measure(index: int, longest: float) -> list[Row]:
         rounds = settings.rounds(5, longest)
@@ -157,9 +199,8 @@ def _in_order(
         share = max(0.0, end - time.perf_counter()) / (len(order) - done)
         rows[index] = measure(index, share)
         for row in rows[index]:
-            band = f", c={row['compression']:g}" if len(rows[index]) > 1 else ""
             progress(
-                f"{done + 1}/{len(order)} {names[index]}{band}: ratio {row['ratio']:.2f}, "
-                f"won by {row['winner']}"
+                f"{done + 1}/{len(order)} {names[index]}, {row['mode']}, c={row['compression']:g}: "
+                f"ratio {row['ratio']:.2f}, won by {row['winner']}"
             )
     return [row for index in sorted(rows) for row in rows[index]]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from passband.allocator import keep_freed_memory
 from passband.commands.app import app
 from passband.commands.options import (
     DATA,
@@ -125,6 +126,7 @@ def train(
         given = {name: value for name, value in options.items() if _is_given(context, name)}
         options = {**vars(folder.read_config()), **given}
     config = TrainConfig(**options)
+    keep_freed_memory()
     out = out or Path("runs") / _run_name(config)
     try:
         result = run(config, out, resume=resume, checkpoint_every=checkpoint_every)

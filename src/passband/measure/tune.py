@@ -117,10 +117,11 @@ def _timed(
     def compute(way: str, maps: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if way == "torch":
             return convolve_full_band(maps, weight, None, geometry)
-        if way == "matmul":
-            arguments = (*geometry_arguments(geometry), way, None, False)
-            return band_limited_conv_plainly(maps, weight, None, *arguments)[0]
-        return convolve(maps, weight, None, geometry, "matmul" if way == "kernels" else way)
+        algorithm, _, kernels = way.partition(" ")
+        if kernels:
+            return convolve(maps, weight, None, geometry, algorithm)
+        arguments = (*geometry_arguments(geometry), algorithm, None, False)
+        return band_limited_conv_plainly(maps, weight, None, *arguments)[0]
 
     def infer(way: str) -> None:
         with torch.no_grad():
@@ -131,7 +132,7 @@ def _timed(
         torch.autograd.grad(compute(way, *leaves), leaves, grad)
 
     by_kernels = native.applies(geometry, weight.dtype, maps, weight)
-    ways = [way for way in WAYS if by_kernels or way != "kernels"]
+    ways = [way for way in WAYS if by_kernels or not way.endswith("kernels")]
     for training, run in ((False, infer), (True, train)):
         call = Call(geometry, batch, inputs, outputs, training)
         times = alternate([partial(run, way) for way in ways], repeats)

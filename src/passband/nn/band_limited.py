@@ -160,9 +160,9 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = "valid"
-        cached = self._cached_forward(input, padding)
-        if cached is not None:
-            return cached
+        evaluated = self._evaluated(input, padding)
+        if evaluated is not None:
+            return evaluated
         call = (functional.band_limited_conv1d, functional.band_limited_conv2d,
                 functional.band_limited_conv3d)[self._axes - 1]  # fmt: skip
         return call(
@@ -188,12 +188,13 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_filter": None}
 
-    def _cached_forward(self, input: Tensor, padding: Any) -> Tensor | None:
-        """The output by filters transformed in an earlier call; None where that does not apply.
+    def _evaluated(self, input: Tensor, padding: Any) -> Tensor | None:
+        """The output in evaluation without gradients on a CPU; None elsewhere.
 
-        It applies in evaluation without gradients on a CPU, where `matmul` is the algorithm.
-        Elsewhere there is no telling whether the weights have changed but by waiting for the
-        device: fused optimizers and `weight.data` leave the version counter as it is.
+        Filters that torch's products need are kept between calls. On other devices there is no
+        telling whether the weights have changed but by waiting for the device: fused optimizers and
+        `weight.data` leave the version counter as it is. The kernels transform filters faster than
+        memory delivers what they would have kept.
         """
         if (
             self.training
@@ -216,10 +217,10 @@ class _BandLimitedConv(nn.modules.conv._ConvNd):
         shape = (geometry, input.shape[0], self.in_channels, self.out_channels)
         dtype = product_dtype(self.weight)
         choice = select_algorithm(self.algorithm, *shape, input.device, dtype, training=False)
-        if choice.algorithm != "matmul":
-            return None
-        if native.applies(geometry, dtype, input, self.weight, self.bias):
-            return None  # the kernels transform filters faster than memory delivers them
+        if choice.algorithm != "matmul" or native.applies(
+            geometry, dtype, input, self.weight, self.bias
+        ):
+            return functional.convolve(input, self.weight, self.bias, geometry, choice.algorithm)
         with torch.autocast(input.device.type, enabled=False):
             prepared = self._prepared_filter(geometry, dtype)
             spectrum = matmul.analyze(input, geometry)

@@ -13,7 +13,7 @@ the kept frequencies: 2k-1 functions, or N at full band. See `Band.real_sizes`.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 
 import numpy as np
@@ -101,7 +101,7 @@ class Band:
         """Whether the axis keeps every frequency, Nyquist included."""
         return self.kept[axis] == half_size(self.sizes[axis])
 
-    @property
+    @cached_property
     def is_full(self) -> bool:
         """Whether nothing is discarded."""
         return all(self.is_full_axis(axis) for axis in range(len(self.sizes)))
@@ -119,7 +119,7 @@ class Band:
             for size, kept in zip(self.sizes, self.kept, strict=True)
         )
 
-    @property
+    @cached_property
     def real_sizes(self) -> tuple[int, ...]:
         """Real degrees of freedom per axis: 2k-1, or N where the axis is full."""
         return tuple(c + s for c, s in zip(self.cosines, self.sines, strict=True))

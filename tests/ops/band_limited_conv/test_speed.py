@@ -44,7 +44,7 @@ def test_features_of_torchs_convolution() -> None:
 
 def test_features_of_the_kernels() -> None:
     """Three real products for each of five complex frequencies: 3 x 3 real degrees of freedom."""
-    product, _, filters, _, _ = features("kernels", INFERENCE)
+    product, _, filters, _, _ = features("matmul kernels", INFERENCE)
     assert product == 2 * 4 * 5 * 3 * 5
     assert filters == 4 * 5 * (4 * 9 + 3 * 3 + 5 * (3 + 6))
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from passband.ops.band_limited_conv.geometry import ConvGeometry
-from passband.ops.band_limited_conv.lowpass import spectrum_shape
+from passband.ops.band_limited_conv.lowpass import LowPass
 from passband.ops.band_limited_conv.triton import is_dense
 from passband.spectrum.dft import transform_multiplications
 
@@ -74,7 +74,7 @@ def multiplications(
         )
     if algorithm == "lowpass":
         axes = [a for a in range(geometry.axes) if not band.is_full_axis(a)]
-        spectrum = spectrum_shape(geometry, batch, in_channels)[2:]
+        spectrum = LowPass.spectrum_shape(geometry, batch, in_channels)[2:]
         analysis = transform_multiplications(geometry.size, spectrum, axes)
         synthesis = transform_multiplications(spectrum, geometry.padded_size, axes)
         return Multiplications(

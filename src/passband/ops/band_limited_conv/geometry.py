@@ -113,6 +113,11 @@ def conv_geometry(
     arguments = (
         size, kernel, stride, padding, dilation, groups, compression, band, fft_size,
     )  # fmt: skip
+    if not torch.compiler.is_compiling():
+        try:
+            return _conv_geometry(tuple(size), tuple(kernel), *arguments[2:])
+        except TypeError:  # of a list or a symbolic number; what is wrong is so below as well
+            pass
     geometry: ConvGeometry = _cached_geometry(*(_static(argument) for argument in arguments))
     return geometry
 

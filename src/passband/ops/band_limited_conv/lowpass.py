@@ -8,6 +8,9 @@ transform. What is kept for the backward pass is the spectrum z = Q^T x Q, laid 
 Transforms are computed in float32 or float64, the convolution in `dtype`.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,79 +22,100 @@ from passband.spectrum.dft import fourier_basis, transform
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-def spectrum_shape(geometry: ConvGeometry, batch: int, channels: int) -> tuple[int, ...]:
-    """Shape of the spectrum that `analyze` returns."""
-    sizes = (
-        n if geometry.band.is_full_axis(axis) else m
-        for axis, (n, m) in enumerate(zip(geometry.size, geometry.band.real_sizes, strict=True))
-    )
-    return (batch, channels, *sizes)
+@dataclass(frozen=True)
+class LowPass:
+    """The algorithm, whoever computes the transforms.
 
+    Both take (tensor, geometry, padded) and leave axes at full band as they are: maps to spectra
+    and back, at the points of the padded or the unpadded map.
+    """
 
-def analyze(maps: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Truncated spectrum z = Q^T x of maps (B, C, n1, ..)."""
-    maps = maps.to(transform_dtype(maps.dtype))
-    return _transform(maps, [q if q is None else q.T for q in _bases(maps, geometry, padded=False)])
+    to_spectra: Callable[[Tensor, ConvGeometry, bool], Tensor]
+    to_maps: Callable[[Tensor, ConvGeometry, bool], Tensor]
 
+    @staticmethod
+    def spectrum_shape(geometry: ConvGeometry, batch: int, channels: int) -> tuple[int, ...]:
+        """Shape of the spectrum that `analyze` returns."""
+        sizes = (
+            n if geometry.band.is_full_axis(axis) else m
+            for axis, (n, m) in enumerate(zip(geometry.size, geometry.band.real_sizes, strict=True))
+        )
+        return (batch, channels, *sizes)
 
-def analyze_adjoint(spectrum: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Adjoint of `analyze`: maps x = Q z at the points of the unpadded map."""
-    spectrum = spectrum.to(transform_dtype(spectrum.dtype))
-    return _transform(spectrum, _bases(spectrum, geometry, padded=False))
+    def analyze(self, maps: Tensor, geometry: ConvGeometry) -> Tensor:
+        """Truncated spectrum z = Q^T x of maps (B, C, n1, ..)."""
+        return self.to_spectra(maps, geometry, False)
 
+    def analyze_adjoint(self, spectrum: Tensor, geometry: ConvGeometry) -> Tensor:
+        """Adjoint of `analyze`: maps x = Q z at the points of the unpadded map."""
+        return self.to_maps(spectrum, geometry, False)
 
-def forward(
-    spectrum: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    geometry: ConvGeometry,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Output maps (B, O, m1, ..) from the spectrum of the input."""
-    maps, padding = _lowpassed(spectrum, geometry, dtype)
-    return _CONVOLUTIONS[geometry.axes](
-        maps,
-        weight.to(dtype),
-        None if bias is None else bias.to(dtype),
-        geometry.stride,
-        padding,
-        geometry.dilation,
-        geometry.groups,
-    )
+    def forward(
+        self,
+        spectrum: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: ConvGeometry,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """Output maps (B, O, m1, ..) from the spectrum of the input."""
+        maps, padding = self._lowpassed(spectrum, geometry, dtype)
+        return _CONVOLUTIONS[geometry.axes](
+            maps,
+            weight.to(dtype),
+            None if bias is None else bias.to(dtype),
+            geometry.stride,
+            padding,
+            geometry.dilation,
+            geometry.groups,
+        )
 
+    def backward(
+        self,
+        grad: Tensor,
+        spectrum: Tensor,
+        weight: Tensor,
+        geometry: ConvGeometry,
+        dtype: torch.dtype,
+        needs_spectrum: bool,
+        needs_weight: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of the spectrum of the input, and of the filters, from that of the output."""
+        maps, padding = self._lowpassed(spectrum, geometry, dtype)
+        grad_maps, grad_weight, _ = torch.ops.aten.convolution_backward(
+            grad.to(dtype),
+            maps,
+            weight.to(dtype),
+            None,
+            geometry.stride,
+            padding,
+            geometry.dilation,
+            False,
+            [0] * geometry.axes,
+            geometry.groups,
+            [needs_spectrum, needs_weight, False],
+        )
+        grad_spectrum = None
+        if needs_spectrum:
+            for axis, (before, size) in enumerate(_cropped_axes(geometry), 2):
+                grad_maps = grad_maps.narrow(axis, before, size)
+            grad_spectrum = self.to_spectra(grad_maps, geometry, True)
+        return grad_spectrum, grad_weight if needs_weight else None
 
-def backward(
-    grad: Tensor,
-    spectrum: Tensor,
-    weight: Tensor,
-    geometry: ConvGeometry,
-    dtype: torch.dtype,
-    needs_spectrum: bool,
-    needs_weight: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of the spectrum of the input, and of the filters, from that of the output."""
-    maps, padding = _lowpassed(spectrum, geometry, dtype)
-    grad_maps, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad.to(dtype),
-        maps,
-        weight.to(dtype),
-        None,
-        geometry.stride,
-        padding,
-        geometry.dilation,
-        False,
-        [0] * geometry.axes,
-        geometry.groups,
-        [needs_spectrum, needs_weight, False],
-    )
-    grad_spectrum = None
-    if needs_spectrum:
-        for axis, (before, size) in enumerate(_cropped_axes(geometry), 2):
-            grad_maps = grad_maps.narrow(axis, before, size)
-        bases = _bases(grad_maps, geometry, padded=True)
-        grad_maps = grad_maps.to(transform_dtype(grad_maps.dtype))
-        grad_spectrum = _transform(grad_maps, [q if q is None else q.T for q in bases])
-    return grad_spectrum, grad_weight if needs_weight else None
+    def _lowpassed(
+        self, spectrum: Tensor, geometry: ConvGeometry, dtype: torch.dtype
+    ) -> tuple[Tensor, tuple[int, ...]]:
+        """The low-passed map on the points the filter meets, and the zeros the convolution pads.
+
+        Zeros stand around a full axis only, elsewhere the low-pass has filled the padding. The
+        convolution pads them itself where they are as many on both sides.
+        """
+        maps = self.to_maps(spectrum, geometry, True).to(dtype)
+        padding = _full_axis_padding(geometry)
+        if any(before != after for before, after in padding):
+            maps = F.pad(maps, [p for pair in reversed(padding) for p in pair])
+            return maps, (0,) * geometry.axes
+        return maps, tuple(before for before, _ in padding)
 
 
 def convolve_full_band(
@@ -107,23 +131,6 @@ def convolve_full_band(
         maps, weight, bias, geometry.stride, padding, geometry.dilation, geometry.groups
     )
     return output
-
-
-def _lowpassed(
-    spectrum: Tensor, geometry: ConvGeometry, dtype: torch.dtype
-) -> tuple[Tensor, tuple[int, ...]]:
-    """The low-passed map on the points the filter meets, and the zeros the convolution pads.
-
-    Zeros stand around a full axis only, elsewhere the low-pass has filled the padding. The
-    convolution pads them itself where they are as many on both sides.
-    """
-    spectrum = spectrum.to(transform_dtype(spectrum.dtype))
-    maps = _transform(spectrum, _bases(spectrum, geometry, padded=True)).to(dtype)
-    padding = _full_axis_padding(geometry)
-    if any(before != after for before, after in padding):
-        maps = F.pad(maps, [p for pair in reversed(padding) for p in pair])
-        return maps, (0,) * geometry.axes
-    return maps, tuple(before for before, _ in padding)
 
 
 def _full_axis_padding(geometry: ConvGeometry) -> list[tuple[int, int]]:
@@ -143,6 +150,16 @@ def _cropped_axes(geometry: ConvGeometry) -> list[tuple[int, int]]:
             zip(padding, geometry.size, geometry.padded_size, strict=True)
         )
     ]
+
+
+def _to_spectra(maps: Tensor, geometry: ConvGeometry, padded: bool) -> Tensor:
+    maps = maps.to(transform_dtype(maps.dtype))
+    return _transform(maps, [q if q is None else q.T for q in _bases(maps, geometry, padded)])
+
+
+def _to_maps(spectrum: Tensor, geometry: ConvGeometry, padded: bool) -> Tensor:
+    spectrum = spectrum.to(transform_dtype(spectrum.dtype))
+    return _transform(spectrum, _bases(spectrum, geometry, padded))
 
 
 def _bases(like: Tensor, geometry: ConvGeometry, padded: bool) -> list[Tensor | None]:
@@ -166,3 +183,6 @@ def _transform(maps: Tensor, matrices: list[Tensor | None]) -> Tensor:
     if is_channels_last(maps):
         return transform(maps.movedim(1, -1), matrices, 1).movedim(-1, 1)
     return transform(maps, matrices, 2)
+
+
+BY_TORCH = LowPass(_to_spectra, _to_maps)

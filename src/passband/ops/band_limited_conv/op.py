@@ -12,20 +12,25 @@ already, and the gradient returned is that of the spectrum.
 
 from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from passband.ops.band_limited_conv import lowpass, matmul, triton
+from passband.ops.band_limited_conv import matmul, triton
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.ops.band_limited_conv.layout import is_under_autocast, memory_format, product_dtype
+from passband.ops.band_limited_conv.lowpass import BY_TORCH
 from passband.ops.band_limited_conv.native import convolution as native
+from passband.ops.band_limited_conv.native import lowpass as native_lowpass
 from passband.ops.tracing import run_uncompiled
 
-IMPLEMENTATIONS: dict[str, ModuleType] = {"lowpass": lowpass, "matmul": matmul, "triton": triton}
+IMPLEMENTATIONS: dict[str, Any] = {
+    "lowpass": BY_TORCH,
+    "matmul": matmul,
+    "triton": triton,
+}
 
 _GEOMETRY = (
     "SymInt[] size, SymInt[] padding, SymInt[] stride, SymInt[] dilation, SymInt groups, "
@@ -79,14 +84,43 @@ def _forward(
         if native.applies(geometry, dtype, input, weight, bias):
             keeps = not (from_spectrum or geometry.keeps_map)
             return native.forward(input, weight, bias, geometry, dtype, from_spectrum, keeps)
-    return _forward_by_torch(input, weight, bias, *arguments)
+    implementation = _implementation(algorithm, _geometry(weight, tuple(shapes)), input)
+    return _forward_by(implementation, input, weight, bias, *arguments)
+
+
+def evaluate(
+    input: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, algorithm: str
+) -> Tensor | None:
+    """The output by the kernels without an operator around them; None where they do not apply."""
+    dtype = product_dtype(weight)
+    if algorithm == "matmul" and native.applies(geometry, dtype, input, weight, bias):
+        return native.forward(input, weight, bias, geometry, dtype, False, False)[0]
+    if algorithm == "lowpass" and native_lowpass.applies(geometry, dtype, input):
+        lowpass = native_lowpass.BY_KERNELS
+        output = lowpass.forward(lowpass.analyze(input, geometry), weight, bias, geometry, dtype)
+        return output.contiguous(memory_format=memory_format(input))
+    return None
+
+
+def _implementation(algorithm: str, geometry: ConvGeometry, maps: Tensor) -> Any:
+    """What computes on tensors that are really there."""
+    if algorithm == "lowpass" and native_lowpass.applies(geometry, maps.dtype, maps):
+        return native_lowpass.BY_KERNELS
+    return IMPLEMENTATIONS[algorithm]
 
 
 def _forward_by_torch(
     input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
+    *_, algorithm, _, _ = arguments
+    return _forward_by(IMPLEMENTATIONS[algorithm], input, weight, bias, *arguments)
+
+
+def _forward_by(
+    implementation: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
+) -> tuple[Tensor, Tensor]:
     *shapes, algorithm, dtype, from_spectrum = arguments
-    geometry, implementation = _geometry(weight, tuple(shapes)), IMPLEMENTATIONS[algorithm]
+    geometry = _geometry(weight, tuple(shapes))
     dtype = dtype or weight.dtype
     spectrum = input if from_spectrum else implementation.analyze(input, geometry)
     order = _output_format(input, from_spectrum)
@@ -132,7 +166,7 @@ def _backward(
             grad, kept_input, weight, geometry, analyzes, from_spectrum, needs_input, needs_weight
         )
     else:
-        implementation = IMPLEMENTATIONS[algorithm]
+        implementation = _implementation(algorithm, geometry, kept_input)
         spectrum = implementation.analyze(kept_input, geometry) if analyzes else kept_input
         grad_input, grad_weight = implementation.backward(
             grad, spectrum, weight, geometry, dtype, needs_input, needs_weight

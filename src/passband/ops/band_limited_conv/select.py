@@ -10,6 +10,7 @@ import torch
 from passband.ops.band_limited_conv.cost import multiplications
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.ops.band_limited_conv.native import convolution as native
+from passband.ops.band_limited_conv.native import lowpass as native_lowpass
 from passband.ops.band_limited_conv.speed import Call, seconds
 from passband.ops.band_limited_conv.triton import obstacle
 from passband.ops.tracing import run_as_constant
@@ -124,13 +125,17 @@ def _choose(
     if call.geometry.band.is_full and not by_kernels:
         return Choice("lowpass", "full band: torch's convolution")
     if kind == "cpu":
-        return _fastest(call, by_kernels)
+        low_passed = native_lowpass.suits(call.geometry, dtype)
+        ways = (
+            "matmul kernels" if by_kernels else "matmul",
+            "lowpass kernels" if low_passed else "lowpass",
+        )
+        return _fastest(call, *ways)
     return _fewest_multiplications(call)
 
 
-def _fastest(call: Call, by_kernels: bool) -> Choice:
-    ways = ("kernels" if by_kernels else "matmul", "lowpass", "torch")
-    own, lowpass, plain = (seconds(way, call) for way in ways)
+def _fastest(call: Call, by_frequency: str, by_low_pass: str) -> Choice:
+    own, lowpass, plain = (seconds(way, call) for way in (by_frequency, by_low_pass, "torch"))
     reason = f"estimated {_milliseconds(own)} by frequency, "
     if call.geometry.band.is_full:  # where "lowpass" is torch's convolution
         lowpass, reason = plain, f"{reason}{_milliseconds(plain)} by torch's convolution"

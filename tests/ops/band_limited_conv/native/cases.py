@@ -53,13 +53,14 @@ def assert_right(
     call: Call,
     tensors: Mapping[str, Tensor] | None = None,
     after: Callable[[Tensor], Tensor] = lambda output: output,
+    algorithm: str = "matmul",
 ) -> None:
     """Output and every gradient are those of the reference in float64, of the same numbers.
 
     `after` is done with the output, and shapes the gradient that reaches the convolution.
     """
     tensors = call.tensors(torch.float32) if tensors is None else tensors
-    ours, reference = call.ours("matmul"), call.ours("fft")
+    ours, reference = call.ours(algorithm), call.ours("fft")
     found = output_and_gradients(lambda **leaves: after(ours(**leaves)), tensors)
     long = {name: tensor.double() for name, tensor in tensors.items()}
     expected = output_and_gradients(lambda **leaves: after(reference(**leaves)), long)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from passband.ops.band_limited_conv.native import convolution, library
+from passband.ops.band_limited_conv.native import convolution, library, lowpass
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     loaded = load(request.param)
     if loaded is None:
         pytest.skip(f"kernels_{request.param} are not compiled, or do not run here")
-    monkeypatch.setattr(convolution, "load_library", lambda: loaded)
+    for module in (convolution, lowpass):
+        monkeypatch.setattr(module, "load_library", lambda: loaded)
     return request.param
 
 

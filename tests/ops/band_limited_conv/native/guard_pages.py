@@ -18,8 +18,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from passband.ops.band_limited_conv.geometry import conv_geometry
-from passband.ops.band_limited_conv.native import convolution
+from passband.ops.band_limited_conv.geometry import ConvGeometry, conv_geometry
+from passband.ops.band_limited_conv.lowpass import BY_TORCH
+from passband.ops.band_limited_conv.native import convolution, lowpass
 from tests.ops.band_limited_conv.cases import Call
 from tests.ops.band_limited_conv.native.cases import draw_call
 from tests.ops.band_limited_conv.native.conftest import load
@@ -114,7 +115,19 @@ def check(call: Call, form: torch.memory_format, expected: list[Tensor]) -> None
     for value, right in zip((output, *found), expected, strict=True):
         assert value is not None
         assert_close(value, right)
+    if not geometry.band.is_full:
+        check_low_pass(x, geometry)
     guarded.clear()
+
+
+def check_low_pass(x: Tensor, geometry: ConvGeometry) -> None:
+    """Spectrum and low-passed map against those by torch's products in float64."""
+    for padded in (False, True):
+        spectrum = lowpass.BY_KERNELS.analyze(x, geometry)
+        maps = lowpass.BY_KERNELS.to_maps(spectrum, geometry, padded)
+        right = BY_TORCH.analyze(x.double(), geometry)
+        assert_close(spectrum, right)
+        assert_close(maps, BY_TORCH.to_maps(right, geometry, padded))
 
 
 def touching_is_fatal() -> bool:
@@ -137,13 +150,13 @@ def main(instruction_sets: list[str]) -> None:
     assert touching_is_fatal()
     print("guarded")
     references = [(call, reference(call)) for call in calls()]
-    convolution._empty = empty
-    convolution._workspace = workspace
+    convolution.empty = lowpass.empty = empty
+    convolution.workspace = workspace
     torch.empty_like = lambda tensor: empty(tuple(tensor.shape))
     convolution._CACHED_BYTES, convolution._LEAST_IMAGES = 1, 3  # several blocks
     for name in instruction_sets:
         library = load(name)
-        convolution.load_library = lambda library=library: library
+        convolution.load_library = lowpass.load_library = lambda library=library: library
         for call, expected in references:
             for at_end in (True, False):
                 guarded.at_end = at_end

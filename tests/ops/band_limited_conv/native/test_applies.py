@@ -6,7 +6,7 @@ from torch import Tensor
 
 import passband as pb
 from passband.ops.band_limited_conv.geometry import conv_geometry
-from passband.ops.band_limited_conv.native import convolution
+from passband.ops.band_limited_conv.native import convolution, memory
 from tests.ops.band_limited_conv.cases import Call
 from tests.ops.band_limited_conv.native.cases import assert_right
 from tests.support import assert_close, random
@@ -54,7 +54,7 @@ def test_the_default_device_does_not_matter(kernels: list[str]) -> None:
     tensors = call.tensors(torch.float32)
     expected = call.ours("matmul")(**tensors)
     leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
-    convolution._kept.memory = None
+    memory._kept.memory = None
     with torch.device("meta"):
         output = call.ours("matmul")(**leaves)
         output.backward(output.detach())

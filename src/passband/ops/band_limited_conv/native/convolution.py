@@ -5,29 +5,27 @@ call to call, because the first touch of fresh memory is slow.
 """
 
 import math
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.ops.band_limited_conv.layout import memory_format
-from passband.ops.band_limited_conv.native.library import LANES, Maps, load_library
+from passband.ops.band_limited_conv.native.library import LANES, load_library
+from passband.ops.band_limited_conv.native.memory import (
+    TYPES,
+    empty,
+    is_plain,
+    maps_argument,
+    workspace,
+)
 from passband.ops.band_limited_conv.native.tables import AxisTables, ConvTables, conv_tables
 
 _CACHED_BYTES = 8 << 20  # of spectra between two steps, and of transformed filters
 _LEAST_IMAGES = 16  # at a time; fewer would transform the filters too often
 _MOST_IMAGES = 256  # more would gain nothing, and the products of a task grow with them
-_KEPT_BYTES = 64 << 20  # of memory kept from call to call, per thread
-# Tensors of this size are laid in large pages. The C library of Linux gives larger ones back to the
-# system when they are freed: then each would look for large pages anew, and where memory has become
-# fragmented that takes longer than the small ones do.
-_LARGE_BYTES = range(4 << 20, 32 << 20)
-
-_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def suits(geometry: ConvGeometry, dtype: torch.dtype) -> bool:
@@ -38,14 +36,14 @@ def suits(geometry: ConvGeometry, dtype: torch.dtype) -> bool:
     return (
         geometry.axes <= 2
         and geometry.groups == 1
-        and dtype in _TYPES
+        and dtype in TYPES
         and load_library() is not None
     )
 
 
 def applies(geometry: ConvGeometry, dtype: torch.dtype, *tensors: Tensor | None) -> bool:
     """Whether the kernels can compute this call: they read memory, so it must be there."""
-    return suits(geometry, dtype) and all(_is_plain(t) for t in tensors if t is not None)
+    return suits(geometry, dtype) and all(is_plain(t) for t in tensors if t is not None)
 
 
 def forward(
@@ -65,8 +63,8 @@ def forward(
     outputs, inputs = weight.shape[:2]
     batch = input.shape[1] if from_spectrum else input.shape[0]
     form = torch.contiguous_format if from_spectrum else memory_format(input)
-    output = _empty((batch, outputs, *geometry.output_size), form)
-    kept = _empty((frequencies, batch, inputs)) if keep_spectrum else input.new_empty(0)
+    output = empty((batch, outputs, *geometry.output_size), form)
+    kept = empty((frequencies, batch, inputs)) if keep_spectrum else input.new_empty(0)
     spectrum = (
         _Spectrum.of(input if from_spectrum else kept) if from_spectrum or len(kept) else None
     )
@@ -76,7 +74,7 @@ def forward(
         frequencies * blocks.images * outputs,
         0 if spectrum else frequencies * blocks.images * inputs,
     )
-    with _workspace(*sizes) as (taps, products, analyzed):
+    with workspace(*sizes) as (taps, products, analyzed):
         for start, count in blocks.of_batch():
             x = spectrum.block(start) if spectrum else _Spectrum(analyzed, count * inputs, inputs)
             y = _Spectrum(products, count * outputs, outputs)
@@ -107,9 +105,9 @@ def backward(
     if needs_input:
         shape = (batch, inputs, *geometry.size)
         grad_input = (
-            _empty((frequencies, batch, inputs))
+            empty((frequencies, batch, inputs))
             if from_spectrum
-            else _empty(shape, memory_format(grad))
+            else empty(shape, memory_format(grad))
         )
     if needs_weight:
         grad_weight = torch.empty_like(weight) if batch else torch.zeros_like(weight)
@@ -126,7 +124,7 @@ def backward(
         block * inputs if needs_input and not from_spectrum else 0,
         block * inputs if needs_weight and kept_is_map else 0,
     )
-    with _workspace(*sizes) as (taps, grad_products, products, analyzed):
+    with workspace(*sizes) as (taps, grad_products, products, analyzed):
         for start, count in blocks.of_batch():
             g = _Spectrum(grad_products, count * outputs, outputs)
             kernels.analyze(grad, start, count, tables.outputs, g)
@@ -220,8 +218,8 @@ class _Kernels:
     ) -> None:
         """Spectra of `count` images from `start` on."""
         self._library.passband_analyze(
-            _maps(maps, start), count * maps.shape[1], *axes.pointers,
-            spectrum.pointer, spectrum.row, self._threads,
+            maps_argument(maps, start), count * maps.shape[1], *axes.pointers,
+            spectrum.pointer, spectrum.row, None, self._threads,
         )  # fmt: skip
 
     def synthesize(
@@ -229,8 +227,8 @@ class _Kernels:
     ) -> None:
         """Images from spectra."""
         self._library.passband_synthesize(
-            _maps(maps, start), count * maps.shape[1], *axes.pointers,
-            spectrum.pointer, spectrum.row, self._threads,
+            maps_argument(maps, start), count * maps.shape[1], *axes.pointers,
+            spectrum.pointer, spectrum.row, None, self._threads,
         )  # fmt: skip
 
     def multiply(
@@ -277,6 +275,7 @@ class _Kernels:
     ) -> None:
         """The filters' gradient."""
         lanes, terms, *strides = _lanes_and_terms(grad_weight, adjoint=False)
+        end = grad_weight.data_ptr() + grad_weight.nbytes
         for first, count in blocks.of_lanes(lanes, terms):
             self._library.passband_correlate(
                 x.pointer, x.row, terms, g.pointer + 4 * first, g.row, lanes, count, images,
@@ -284,37 +283,8 @@ class _Kernels:
             )  # fmt: skip
             self._library.passband_unpack_taps(
                 taps.data_ptr(), count, terms, *strides, *tables.taps.pointers,
-                grad_weight.data_ptr() + 4 * first * strides[0], accumulate, self._threads,
+                grad_weight.data_ptr() + 4 * first * strides[0], end, accumulate, self._threads,
             )  # fmt: skip
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether the numbers lie in memory as the tensor's strides say, and with their own signs."""
-    return (
-        type(tensor) in (Tensor, nn.Parameter)
-        and tensor.device.type == "cpu"
-        and tensor.dtype in _TYPES
-        and tensor.layout == torch.strided
-        and not tensor.is_neg()
-        and not torch._is_zerotensor(tensor)
-    )
-
-
-def _maps(maps: Tensor, start: int) -> Maps:
-    batch, channel, *spatial = maps.stride()
-    row = () if len(spatial) == 2 else (0,)  # a series is a map of one row
-    pointer = maps.data_ptr() + 4 * start * batch
-    return Maps(pointer, maps.shape[1], batch, channel, *row, *spatial)
-
-
-def _empty(shape: tuple[int, ...], form: torch.memory_format = torch.contiguous_format) -> Tensor:
-    """Float32 memory, in large pages where they help."""
-    tensor = torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=form)
-    if tensor.nbytes in _LARGE_BYTES:
-        library = load_library()
-        assert library is not None
-        library.passband_advise(tensor.data_ptr(), tensor.nbytes)
-    return tensor
 
 
 def _lanes_and_terms(weight: Tensor, adjoint: bool) -> tuple[int, int, int, int]:
@@ -324,24 +294,3 @@ def _lanes_and_terms(weight: Tensor, adjoint: bool) -> tuple[int, int, int, int]
     if adjoint:
         return inputs, outputs, taps, inputs * taps
     return outputs, inputs, inputs * taps, taps
-
-
-class _Kept(threading.local):
-    memory: Tensor | None = None
-
-
-_kept = _Kept()
-
-
-@contextmanager
-def _workspace(*sizes: int) -> Iterator[list[Tensor]]:
-    """Float32 memory of these sizes, from what the last call of this thread has left."""
-    sizes = tuple(-(-size // 16) * 16 for size in sizes)
-    memory, _kept.memory = _kept.memory, None
-    if memory is None or memory.numel() < sum(sizes):
-        memory = _empty((sum(sizes),))
-    try:
-        yield list(torch.split(memory[: sum(sizes)], list(sizes)))
-    finally:
-        if 4 * memory.numel() <= _KEPT_BYTES:
-            _kept.memory = memory

@@ -49,10 +49,16 @@ class Maps(ctypes.Structure):
 _AXES = [POINTER(Axis)] * 2
 _SIGNATURES = {
     "advise": [c_void_p, c_int64],
-    "analyze": [POINTER(Maps), c_int64, *_AXES, c_void_p, c_int64, c_int64],
-    "synthesize": [POINTER(Maps), c_int64, *_AXES, c_void_p, c_int64, c_int64],
+    "analyze": [
+        POINTER(Maps), c_int64, *_AXES, c_void_p, c_int64, POINTER(Maps), c_int64,
+    ],
+    "synthesize": [
+        POINTER(Maps), c_int64, *_AXES, c_void_p, c_int64, POINTER(Maps), c_int64,
+    ],
     "pack_taps": [c_void_p, c_void_p, *[c_int64] * 4, c_float, *_AXES, c_void_p, c_int64],
-    "unpack_taps": [c_void_p, *[c_int64] * 4, *_AXES, c_void_p, c_int, c_int64],
+    "unpack_taps": [
+        c_void_p, *[c_int64] * 4, *_AXES, c_void_p, c_void_p, c_int, c_int64,
+    ],
     "product": [
         c_void_p, *[c_int64] * 3, c_void_p, *[c_int64] * 3, *[POINTER(Axis)] * 3, c_void_p,
         c_float, c_void_p, c_float, c_int64,

@@ -19,6 +19,9 @@ class AxisTables:
     def __init__(self, rows: "_Table", columns: "_Table") -> None:
         self._tables = rows, columns
         self.pointers = ctypes.pointer(rows.axis), ctypes.pointer(columns.axis)
+        axes = rows.axis, columns.axis
+        self.points: tuple[int, ...] = tuple(axis.points for axis in axes)
+        self.frequencies: tuple[int, ...] = tuple(axis.cosines + axis.sines for axis in axes)
         self.rows_by_slots: int = (rows.axis.cosines + rows.axis.sines) * (
             columns.axis.slots + columns.axis.odd_slots
         )
@@ -41,6 +44,16 @@ class ConvTables:
 
 
 @dataclass(frozen=True)
+class LowPassTables:
+    """The tables of a low-pass; an axis at full band is left as it is."""
+
+    map: AxisTables
+    """Points of the map."""
+    padded: AxisTables
+    """Points of the padded map; of an axis at full band those of the map."""
+
+
+@dataclass(frozen=True)
 class _Table:
     """An `Axis` and the arrays it points to."""
 
@@ -50,7 +63,7 @@ class _Table:
 
 @lru_cache(maxsize=1024)
 def conv_tables(geometry: ConvGeometry) -> ConvTables:
-    """The tables of a geometry of one or two axes; a series is a map of one row."""
+    """The tables of a geometry of one or two axes."""
     inputs, outputs, taps = [], [], []
     for axis in range(geometry.axes):
         size, kept = geometry.grid[axis], geometry.kept[axis]
@@ -63,10 +76,41 @@ def conv_tables(geometry: ConvGeometry) -> ConvTables:
         outputs.append(_table(size, kept, points, normalised=True))
         points = (np.arange(kernel) - centre) * dilation
         taps.append(_table(size, kept, points, normalised=False))
-    if geometry.axes == 1:
-        for tables in (inputs, outputs, taps):
-            tables.insert(0, _table(1, 1, np.arange(1), normalised=True))
-    return ConvTables(*(AxisTables(*tables) for tables in (inputs, outputs, taps)))
+    return ConvTables(*(_of_axes(tables) for tables in (inputs, outputs, taps)))
+
+
+@lru_cache(maxsize=1024)
+def low_pass_tables(geometry: ConvGeometry) -> LowPassTables:
+    """The tables of the low-pass of a geometry of one or two axes."""
+    inner, padded = [], []
+    for axis in range(geometry.axes):
+        points, kept = np.arange(geometry.padded_size[axis]), geometry.kept[axis]
+        before = geometry.padding[axis][0]
+        if geometry.band.is_full_axis(axis):
+            inner.append(_identity(geometry.size[axis]))
+            padded.append(inner[-1])
+            continue
+        unpadded = points[before : before + geometry.size[axis]]
+        inner.append(_table(geometry.grid[axis], kept, unpadded, normalised=True))
+        padded.append(_table(geometry.grid[axis], kept, points, normalised=True))
+    return LowPassTables(_of_axes(inner), _of_axes(padded))
+
+
+def _of_axes(tables: list[_Table]) -> AxisTables:
+    """Rows and columns; a series is a map of one row."""
+    return AxisTables(*(tables if len(tables) == 2 else (_identity(1), *tables)))
+
+
+def _identity(points: int) -> _Table:
+    """An axis whose numbers stay as they are."""
+    arrays = (
+        np.arange(points, dtype=np.int32),
+        np.zeros(1, np.int32),
+        np.eye(points, dtype=np.float32),
+        np.zeros(1, np.float32),
+    )
+    axis = Axis(points, 0, 0, points, points, 0, *(array.ctypes.data for array in arrays))
+    return _Table(axis, arrays)
 
 
 def _table(size: int, kept: int, positions: npt.NDArray[np.int64], *, normalised: bool) -> _Table:

@@ -40,6 +40,7 @@ static lane_row row_in_place(const maps *m, index_t plane, index_t lanes, index_
 static void load_row(const maps *m, index_t plane, index_t lanes, index_t row, index_t next,
                      index_t columns, float *to) {
     const index_t ahead = (next - row) * m->row_stride;
+    const int contiguous = lanes_are_contiguous(m, lanes);
     for (index_t l = 0; l < lanes; l += WIDTH) {
         const float *from[WIDTH];
         const index_t count = least(lanes - l, WIDTH);
@@ -47,6 +48,9 @@ static void load_row(const maps *m, index_t plane, index_t lanes, index_t row, i
             from[i] = row_of_plane(m, plane + l + least(i, count - 1), row);
         if (m->column_stride == 1)
             transpose_in(from, columns, columns, ahead, to + l);
+        else if (contiguous)
+            for (index_t j = 0; j < columns; j++)
+                store(to + j * LANES + l, load(from[0] + j * m->column_stride));
         else
             for (index_t j = 0; j < columns; j++)
                 for (index_t i = 0; i < WIDTH; i++)
@@ -56,17 +60,40 @@ static void load_row(const maps *m, index_t plane, index_t lanes, index_t row, i
 
 static void store_row(const maps *m, index_t plane, index_t lanes, index_t row, index_t columns,
                       const float *from) {
+    const int contiguous = lanes_are_contiguous(m, lanes);
     for (index_t l = 0; l < lanes; l += WIDTH) {
         float *to[WIDTH];
         const index_t count = least(lanes - l, WIDTH);
         for (index_t i = 0; i < count; i++) to[i] = row_of_plane(m, plane + l + i, row);
         if (m->column_stride == 1)
             transpose_out(from + l, columns, count, to);
+        else if (contiguous)
+            for (index_t j = 0; j < columns; j++)
+                store(to[0] + j * m->column_stride, load(from + j * LANES + l));
         else
             for (index_t j = 0; j < columns; j++)
                 for (index_t i = 0; i < count; i++)
                     to[i][j * m->column_stride] = from[j * LANES + l + i];
     }
+}
+
+/* Whole maps of few points; where their rows lie one after the other, as one row. */
+static void load_rows(const maps *m, index_t plane, index_t lanes, index_t rows, index_t columns,
+                      float *to) {
+    if (m->column_stride == 1 && m->row_stride == columns)
+        load_row(m, plane, lanes, 0, 0, rows * columns, to);
+    else
+        for (index_t i = 0; i < rows; i++)
+            load_row(m, plane, lanes, i, least(i + 1, rows - 1), columns, to + i * columns * LANES);
+}
+
+static void store_rows(const maps *m, index_t plane, index_t lanes, index_t rows, index_t columns,
+                       const float *from) {
+    if (m->column_stride == 1 && m->row_stride == columns)
+        store_row(m, plane, lanes, 0, rows * columns, from);
+    else
+        for (index_t i = 0; i < rows; i++)
+            store_row(m, plane, lanes, i, columns, from + i * columns * LANES);
 }
 
 /* Two rows folded along both axes. The first letter is the row's: even is their sum, odd their
@@ -151,12 +178,14 @@ static void unfold_rows(const axis *ax, index_t lanes, const folded_rows *from,
 
 /* ---- maps to spectra, and back ------------------------------------------------------------------ */
 
+/* Spectra lie frequency by frequency, a row of planes each, or where `spectra` is there as maps do. */
 typedef struct {
     const maps *maps;
     index_t planes;
     const axis *rows, *columns;
     float *spectrum;
     index_t spectrum_row; /* numbers from one frequency to the next */
+    const maps *spectra;
 } transform_arguments;
 
 /* Memory of a transform of LANES maps. */
@@ -204,8 +233,8 @@ static void analyze_task(const void *pointer, index_t task) {
     const index_t plane = task * LANES, lanes = least(t->planes - plane, LANES);
     const index_t computed = whole_vectors(lanes), width = frequencies(columns);
     const index_t line = width * LANES;
-    const int whole = computed == lanes, in_place = lanes_are_contiguous(t->maps, lanes);
-    const int flat = !in_place && is_flat(t);
+    const int whole = computed == lanes && !t->spectra;
+    const int in_place = lanes_are_contiguous(t->maps, lanes), flat = !in_place && is_flat(t);
     const transform_memory m = memory_of(t, !whole);
     lane_row first = row_in(m.first), second = row_in(m.second);
 
@@ -241,7 +270,9 @@ static void analyze_task(const void *pointer, index_t task) {
                  m.odd + v * LANES, line, out + (rows->cosines * width + v) * out_row,
                  width * out_row, 0);
     }
-    if (!whole)
+    if (t->spectra)
+        store_rows(t->spectra, plane, lanes, frequencies(rows), width, out);
+    else if (!whole)
         for (index_t f = 0; f < frequencies(rows) * width; f++)
             memcpy(t->spectrum + f * t->spectrum_row + plane, out + f * LANES,
                    (size_t)lanes * sizeof(float));
@@ -262,17 +293,22 @@ static void synthesize_task(const void *pointer, index_t task) {
     const index_t computed = whole_vectors(lanes), width = frequencies(columns);
     const index_t line = width * LANES;
     const int in_place = lanes_are_contiguous(t->maps, lanes), flat = !in_place && is_flat(t);
-    const transform_memory m = memory_of(t, 0);
+    const transform_memory m = memory_of(t, t->spectra != NULL);
     lane_row first = row_in(m.first), second = row_in(m.second);
 
+    if (t->spectra) load_rows(t->spectra, plane, lanes, frequencies(rows), width, m.spectrum);
     for (index_t v = 0; v < width; v++) {
-        for (index_t u = 0; u < frequencies(rows); u++)
-            memcpy(m.spectrum + u * LANES, t->spectrum + (u * width + v) * t->spectrum_row + plane,
-                   (size_t)lanes * sizeof(float));
-        multiply(rows->slots, computed, rows->cosines, rows->cosine, 1, rows->slots, m.spectrum,
-                 LANES, m.even + v * LANES, line, 0);
+        const float *from = m.spectrum + (t->spectra ? v * LANES : 0);
+        const index_t next = t->spectra ? line : LANES;
+        if (!t->spectra)
+            for (index_t u = 0; u < frequencies(rows); u++)
+                memcpy(m.spectrum + u * LANES,
+                       t->spectrum + (u * width + v) * t->spectrum_row + plane,
+                       (size_t)lanes * sizeof(float));
+        multiply(rows->slots, computed, rows->cosines, rows->cosine, 1, rows->slots, from, next,
+                 m.even + v * LANES, line, 0);
         multiply(rows->odd_slots, computed, rows->sines, rows->sine, 1, rows->odd_slots,
-                 m.spectrum + rows->cosines * LANES, LANES, m.odd + v * LANES, line, 0);
+                 from + rows->cosines * next, next, m.odd + v * LANES, line, 0);
     }
     for (index_t s = 0; s < rows->slots; s++) {
         const int paired = s < rows->pairs;
@@ -299,13 +335,15 @@ static void synthesize_task(const void *pointer, index_t task) {
 }
 
 EXPORTED void passband_analyze(const maps *from, index_t planes, const axis *rows, const axis *columns,
-                      float *spectrum, index_t spectrum_row, index_t threads) {
-    transform_arguments t = {from, planes, rows, columns, spectrum, spectrum_row};
+                      float *spectrum, index_t spectrum_row, const maps *spectra,
+                      index_t threads) {
+    transform_arguments t = {from, planes, rows, columns, spectrum, spectrum_row, spectra};
     in_parallel(analyze_task, &t, (planes + LANES - 1) / LANES, threads);
 }
 
 EXPORTED void passband_synthesize(const maps *to, index_t planes, const axis *rows, const axis *columns,
-                         float *spectrum, index_t spectrum_row, index_t threads) {
-    transform_arguments t = {to, planes, rows, columns, spectrum, spectrum_row};
+                         float *spectrum, index_t spectrum_row, const maps *spectra,
+                         index_t threads) {
+    transform_arguments t = {to, planes, rows, columns, spectrum, spectrum_row, spectra};
     in_parallel(synthesize_task, &t, (planes + LANES - 1) / LANES, threads);
 }
