@@ -127,7 +127,10 @@ def test_convolutions_start_from_hes_distribution(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet81", r"unknown model 'resnet81': did you mean 'resnet8'\? known are densenet121, fcn"),
+        (
+            "resnet81",
+            r"unknown model 'resnet81': did you mean 'resnet8'\? known are densenet121, fcn",
+        ),
         ("torchvison:resnet18", r"unknown model .*: did you mean 'torchvision:NAME'\?"),
         ("", "unknown model '': known are densenet121, fcn"),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passband.chain.program import End, Program, Step, Unsupported
+from passband.chain.program import End, Program, Step, UnsupportedError
 from passband.measure.layers import undisturbed
 
 _FOLDER = Path(__file__).parent / "native"
@@ -48,7 +48,7 @@ class CompiledChain:
             try:
                 with undisturbed(chain), torch.no_grad():
                     program.build(chain, example_input[:1])
-            except Unsupported as error:
+            except UnsupportedError as error:
                 if lanes == width:
                     self.reason = f"the engine has no {error}"
                     return
@@ -58,7 +58,7 @@ class CompiledChain:
 
     @property
     def engine(self) -> str:
-        """"native" or "torch"."""
+        """What runs it: "native" or "torch"."""
         return "torch" if self.reason is not None else "native"
 
     def __call__(self, images: Tensor) -> Tensor:

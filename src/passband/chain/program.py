@@ -20,7 +20,7 @@ _CLAMPS = {nn.ReLU: (0.0, _INFINITY), nn.ReLU6: (0.0, 6.0)}
 _MOST_OUTPUTS = 8
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """Something that the engine has no step for."""
 
 
@@ -108,7 +108,7 @@ class Program:
         """Write the steps of a chain for maps of the example's size.
 
         Raises:
-            Unsupported: There is no step for something in it.
+            UnsupportedError: There is no step for something in it.
         """
         ShapeProp(chain).propagate(example)
         convolutions = [m for m in chain.modules() if isinstance(m, nn.Conv2d)]
@@ -142,7 +142,7 @@ class Program:
             self.input = place.end()
         elif node.op == "output":
             if len(inputs) != 1 or node.args[0] is not node.all_input_nodes[0]:
-                raise Unsupported("several outputs")
+                raise UnsupportedError("several outputs")
             place = self._whole(inputs[0])
             self.output, self.output_shape = place.end(), _shape(node.all_input_nodes[0])[1:]
         elif isinstance(module, nn.Conv2d):
@@ -151,8 +151,8 @@ class Program:
             self._linear(node, module, inputs[0])
         elif isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)) and module.track_running_stats:
             self._batch_norm(node, module, self._whole(inputs[0]))
-        elif type(module) in _CLAMPS or node.target in (F.relu, torch.relu, "relu"):
-            self._clamp(node, inputs[0], _CLAMPS.get(type(module), _CLAMPS[nn.ReLU]))
+        elif isinstance(module, tuple(_CLAMPS)) or node.target in (F.relu, torch.relu, "relu"):
+            self._clamp(node, inputs[0], _CLAMPS[nn.ReLU if module is None else type(module)])
         elif isinstance(module, (nn.AvgPool2d, nn.MaxPool2d)):
             self._pool(node, module, self._whole(inputs[0]))
         elif isinstance(module, nn.AdaptiveAvgPool2d) or node.target in (F.adaptive_avg_pool2d,):
@@ -167,7 +167,7 @@ class Program:
             self._places[node] = inputs[0]
         else:
             what = type(module).__name__ if module is not None else str(node.target)
-            raise Unsupported(what)
+            raise UnsupportedError(what)
 
     # ---- places
 
@@ -231,7 +231,7 @@ class Program:
     def _convolution(self, node: fx.Node, conv: nn.Conv2d, source: Place) -> None:
         outputs, rows, columns = _shape(node)[1:]
         if conv.padding_mode != "zeros" or len({*conv.stride, *conv.stride}) != 1:
-            raise Unsupported(f"Conv2d with padding_mode {conv.padding_mode}")
+            raise UnsupportedError(f"Conv2d with padding_mode {conv.padding_mode}")
         to = self._map(outputs, rows, columns)
         if self.lanes == 1:
             layout = self._plane_layout(conv, source, to)
@@ -285,7 +285,7 @@ class Program:
 
             return _Layout(source, same, strides)
         if stride != 2 or 2 * to.columns not in (source.columns, source.columns + 1):
-            raise Unsupported(f"Conv2d of stride {stride} that changes the size of one image")
+            raise UnsupportedError(f"Conv2d of stride {stride} that changes the size of one image")
         before = self.border - padding
         phases = self._phases(source, to)
 
@@ -399,7 +399,7 @@ class Program:
         size, stride = _pair(pool.kernel_size), _pair(pool.stride or pool.kernel_size)
         dilation = _pair(getattr(pool, "dilation", 1))
         if pool.ceil_mode or _pair(pool.padding) != (0, 0) or dilation != (1, 1):
-            raise Unsupported(f"{type(pool).__name__} with padding, dilation or ceil_mode")
+            raise UnsupportedError(f"{type(pool).__name__} with padding, dilation or ceil_mode")
         to = self._map(source.channels, *_shape(node)[2:])
         shifts = [r * source.row + c * self.lanes for r in range(size[0]) for c in range(size[1])]
         kind = AVERAGE if isinstance(pool, nn.AvgPool2d) else MAXIMUM
@@ -411,7 +411,7 @@ class Program:
 
     def _global_average(self, node: fx.Node, source: Place) -> None:
         if _shape(node)[2:] != (1, 1):
-            raise Unsupported("AdaptiveAvgPool2d to more than one point")
+            raise UnsupportedError("AdaptiveAvgPool2d to more than one point")
         to = self._vector(source.channels)
         shifts = [
             r * source.row + c * self.lanes
@@ -425,7 +425,7 @@ class Program:
 
     def _sum(self, node: fx.Node, first: Place, second: Place) -> None:
         if first.row != second.row:
-            raise Unsupported("a sum of values that lie differently")
+            raise UnsupportedError("a sum of values that lie differently")
         to = self._map(max(first.total, second.total), first.rows, first.columns)
         step = self._step(
             ADD, first, to, other=second.start, others=second.channels, other_plane=second.plane
@@ -474,7 +474,7 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
     meta = node.meta.get("tensor_meta")
     shape = tuple(getattr(meta, "shape", ()))
     if len(shape) not in (2, 4):
-        raise Unsupported(f"a value of shape {shape}")
+        raise UnsupportedError(f"a value of shape {shape}")
     return shape
 
 
@@ -483,7 +483,7 @@ def _padding(conv: nn.Conv2d) -> int:
         return 0
     sides = {int(n) for n in conv._reversed_padding_repeated_twice}
     if len(sides) != 1:
-        raise Unsupported("Conv2d with unlike padding on its sides")
+        raise UnsupportedError("Conv2d with unlike padding on its sides")
     return sides.pop()
 
 

@@ -73,7 +73,7 @@ def corner_of_count(sizes: tuple[int, ...], count: int, order: str = "shells") -
     box = tuple(min(last + 1, size) for size in sizes)
     kept = _mask(sizes, box, count, order)
     extents = tuple(
-        int(torch.nonzero(kept.movedim(axis, 0).flatten(1).any(1)).max()) + 1
+        int(torch.nonzero(kept.movedim(axis, 0).reshape(box[axis], -1).any(1)).max()) + 1
         for axis in range(len(sizes))
     )
     return Corner(sizes, extents, count, order)

@@ -297,7 +297,7 @@ def _insert_transforms(
     """The DCT after the input, and its inverse before each output."""
     for node in [n for n in graph.nodes if n.op == "placeholder" and n in flows]:
         name = _free_name(model, "channel_dct")
-        model.add_module(name, ChannelDCT(flows[node].blocks[0]))
+        model.add_module(name, ChannelDCT(flows[node].blocks[0]).train(model.training))
         with graph.inserting_after(node):
             transformed = graph.create_node("call_module", name, (node,))
         for user in [user for user in node.users if user is not transformed]:
@@ -317,7 +317,7 @@ def _insert_transforms(
                 "model gives flattened maps, which have no inverse DCT; end it with a layer"
             )
         name = _free_name(model, "channel_idct")
-        model.add_module(name, ChannelDCT(flow.blocks[0], inverse=True))
+        model.add_module(name, ChannelDCT(flow.blocks[0], inverse=True).train(model.training))
         with graph.inserting_before(output):
             back = graph.create_node("call_module", name, (value,))
         output.replace_input_with(value, back)

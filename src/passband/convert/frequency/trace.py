@@ -39,7 +39,7 @@ _CHANNELWISE_MODULES = (
     nn.Sigmoid, nn.Hardswish, nn.Hardtanh, nn.Hardsigmoid, nn.Identity, nn.Dropout, nn.Dropout1d,
     nn.Dropout2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
     nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.Upsample,
-    nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d, nn.ZeroPad2d,
+    nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d, nn.ZeroPad1d, nn.ZeroPad2d,
 )  # fmt: skip
 _CHANNELWISE_FUNCTIONS = (
     F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish,
@@ -53,6 +53,7 @@ _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _ADDITION_METHODS = ("add", "add_")
 _SCALINGS = (operator.mul, operator.imul, operator.truediv, torch.mul, torch.div)
 _MEANS = (torch.mean, "mean")
+_LINE = "passband_line"
 _FLATTENINGS = (torch.flatten, "flatten", "view", "reshape", torch.reshape)
 
 
@@ -71,6 +72,16 @@ class Flow:
     flat: bool = False
 
 
+class _LineTracer(fx.Tracer):
+    """Notes the line of the model's own code that each node comes from."""
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """A node with its line."""
+        node = super().create_node(*args, **kwargs)
+        node.meta[_LINE] = _last_line(traceback.extract_stack())
+        return node
+
+
 def trace(model: nn.Module, example: Tensor) -> fx.Graph:
     """The graph of a model, with the shapes that its values have for the example.
 
@@ -78,13 +89,11 @@ def trace(model: nn.Module, example: Tensor) -> fx.Graph:
         ValueError: torch.fx cannot trace it, or it cannot take the example; the message says
             which line.
     """
-    tracer = fx.Tracer()
-    tracer.record_stack_traces = True  # for messages that say which line
     try:
-        graph = tracer.trace(model)
+        graph = _LineTracer().trace(model)
     except Exception as error:  # whatever a model's own code may raise on a stand-in
         raise ValueError(
-            f"model cannot be traced by torch.fx{_where(error)}: {_one_line(error)}; rewrite it "
+            f"model cannot be traced by torch.fx{_line_of(error)}: {_one_line(error)}; rewrite it "
             "without control flow that depends on tensors, or convert a part of it"
         ) from error
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
@@ -249,13 +258,9 @@ def _mean(node: fx.Node, given: Flow, after: tuple[int, ...]) -> Flow:
 
 
 def _no_dual(node: fx.Node, what: str) -> ValueError:
-    line = next(
-        (x.strip() for x in reversed((node.stack_trace or "").splitlines()) if x.strip()), ""
-    )
-    where = f" (in {line})" if line else f" (node {node.name})"
     return ValueError(
-        f"model has {what}{where}, which cannot act on channel coefficients; use "
-        "domain='spatial', or convert a part of the model"
+        f"model has {what}{node.meta.get(_LINE, '')}, which cannot act on channel coefficients; "
+        "use domain='spatial', or convert a part of the model"
     )
 
 
@@ -264,18 +269,16 @@ def _name(node: fx.Node) -> str:
     return target if isinstance(target, str) else getattr(target, "__name__", str(target))
 
 
-def _where(error: BaseException) -> str:
+def _line_of(error: BaseException) -> str:
     """The line of the model's own code that could not be traced."""
+    return _last_line(traceback.extract_tb(error.__traceback__))
+
+
+def _last_line(frames: traceback.StackSummary) -> str:
+    """The last line that is neither torch's nor this file's; nothing if there is none."""
     inner = Path(torch.__file__).parent
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if inner not in Path(frame.filename).parents and frame.filename != __file__
-    ]
-    if not frames:
-        return ""
-    last = frames[-1]
-    return f" at line {last.lineno} of {last.filename} ({last.line})"
+    own = [f for f in frames if inner not in Path(f.filename).parents and f.filename != __file__]
+    return f" at line {own[-1].lineno} of {own[-1].filename} ({own[-1].line})" if own else ""
 
 
 def _one_line(error: BaseException) -> str:
