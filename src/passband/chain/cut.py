@@ -96,7 +96,7 @@ def to_chain(
         )
     if kept is not None:
         FrequencyScheduler(network).finish()
-    chain = _Cutting(network, fold, round_to).chain()
+    chain = Cutting(network, fold, fold, round_to).chain()
     _check(network, chain, example_input)
     return chain
 
@@ -114,11 +114,19 @@ def _check_example(model: FrequencyNetwork, example: Tensor) -> None:
 
 
 @dataclass
-class _Cutting:
-    """One cut: the network, and the chain as far as it is built."""
+class Cutting:
+    """One cut: the network, and the chain as far as it is built.
+
+    Args:
+        network: The network in the channel domain, in evaluation mode.
+        fold_norms: Fold batch norms into the layers before them.
+        fold_transforms: Fold the DCT and its inverse into the first and the last layers.
+        round_to: Round numbers of channels up to multiples of this.
+    """
 
     network: FrequencyNetwork
-    fold: bool
+    fold_norms: bool
+    fold_transforms: bool
     round_to: int
     graph: fx.Graph = field(default_factory=fx.Graph)
     root: nn.Module = field(default_factory=nn.Module)
@@ -128,6 +136,7 @@ class _Cutting:
     added: int = 0
 
     def chain(self) -> nn.Module:
+        """Build it."""
         self.live = widths(self.network)
         self.needs = self._needs()
         nodes = list(self.network.graph.nodes)
@@ -223,7 +232,7 @@ class _Cutting:
         users = [module_of(self.network, user) for user in node.users]
         if not module.inverse:
             self.counts[node] = ((module.channels, module.channels),)
-            if self.fold and all(isinstance(user, FrequencyLayer) for user in users):
+            if self.fold_transforms and all(isinstance(user, FrequencyLayer) for user in users):
                 self.values[node] = self.values[source]
                 return
         matrix = self._transform_matrix(node, module)
@@ -275,8 +284,14 @@ class _Cutting:
         return is_dct and self.values[source] is self.values[source.all_input_nodes[0]]
 
     def _only_follower(self, node: fx.Node) -> fx.Node | None:
-        """The node that alone reads another's value, where folding is wanted."""
-        return next(iter(node.users)) if self.fold and len(node.users) == 1 else None
+        """What alone reads a value, and is to be folded into the layer that gives it."""
+        if len(node.users) != 1:
+            return None
+        follower = next(iter(node.users))
+        module = module_of(self.network, follower)
+        if isinstance(module, FrequencyBatchNorm):
+            return follower if self.fold_norms else None
+        return follower if self.fold_transforms else None
 
     def _add_grouped(self, node: fx.Node, module: CoefficientConv2d) -> None:
         (source,) = node.all_input_nodes

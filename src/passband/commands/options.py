@@ -24,7 +24,7 @@ def optional(panel: str, text: str, **more: Any) -> Any:
 
 Model = Annotated[str, option(DATA, "Network; see `passband list models`.")]
 ImageSize = Annotated[int, option(DATA, "Pixels of height and width of images in folders.")]
-Method = Annotated[str, option(BAND, "native, band-limited or frequency.")]
+Method = Annotated[str, option(BAND, "native, band-limited, frequency, or small: its control.")]
 Compression = Annotated[
     float | None, optional(BAND, "Fraction of the spectrum to discard, 0 <= c < 1.")
 ]

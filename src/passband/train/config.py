@@ -8,7 +8,7 @@ from typing import Any
 
 from passband.config import BandLimit, FrequencyRegularization
 
-METHODS = ("native", "band-limited", "frequency")
+METHODS = ("native", "band-limited", "frequency", "small")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULERS = ("none", "cosine", "plateau", "step")
 PRECISIONS = ("32", "64", "16-mixed", "bf16-mixed")
@@ -29,7 +29,8 @@ class TrainConfig:
         model: Network, a name `passband.networks.create_model` knows.
         method: "native" leaves the network as it is; "band-limited" converts every convolution of
             more than one point, as in the paper, so that the same ones are at every compression;
-            "frequency" regularizes the weights' DCT coefficients.
+            "frequency" regularizes the weights' DCT coefficients; "small" is its control, a plain
+            network of the widths that "frequency" would end with.
         compression: Fraction of the half-spectrum to discard, 0 <= c < 1.
         energy: Fraction of the spectral energy to keep, 0 < e <= 1.
         band: Half-spectrum coefficients to keep per axis.
@@ -187,9 +188,14 @@ class TrainConfig:
 
     def _check_frequency(self) -> None:
         given = self.frequency
-        if self.method == "frequency" and self.keep is None:
-            raise ValueError("keep is None, but method 'frequency' needs it: 0 < keep <= 1")
-        if self.method != "frequency" and (self.keep, given) != (None, FrequencyRegularization()):
+        shrinks = self.method in ("frequency", "small")
+        if shrinks and self.keep is None:
+            raise ValueError(f"keep is None, but method {self.method!r} needs it: 0 < keep <= 1")
+        if self.method == "small" and self.domain != "channel":
+            raise ValueError(
+                f"domain is {self.domain!r}, which has no smaller network; use 'channel'"
+            )
+        if not shrinks and (self.keep, given) != (None, FrequencyRegularization()):
             raise ValueError(
                 f"method is {self.method!r}, which has no keep, nor what goes with it; use method "
                 "'frequency'"

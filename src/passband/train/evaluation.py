@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from passband.chain import small_network
 from passband.config import BandLimit
 from passband.convert import convert
 from passband.data import DataBundle
@@ -48,8 +49,10 @@ def make_model(config: TrainConfig, bundle: DataBundle) -> nn.Module:
     )
     if config.method == "band-limited":
         band_limit(model, config.band_limit)
-    elif config.method == "frequency":
+    elif config.method in ("frequency", "small"):
         convert(model, config.frequency, torch.zeros(2, *bundle.input_shape))
+    if config.method == "small":
+        model = small_network(model)
     return model.double() if config.precision == "64" else model
 
 

@@ -1,7 +1,7 @@
 """How much of each layer is kept at a fraction of everything: its corners."""
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -63,40 +63,43 @@ def _corners_by_macs(
     layers: dict[str, FrequencyLayer], state: FrequencyState, fraction: float
 ) -> dict[str, Corner]:
     """Boxes in which every map keeps the same share of its channels, for a budget of MACs."""
-    whole = _macs(layers, state, lambda layer: layer.sizes)
+    whole = _Shares(layers, state, 1.0).macs()
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        fits = _macs(layers, state, _boxes(layers, state, middle)) <= fraction * whole
+        fits = _Shares(layers, state, middle).macs() <= fraction * whole
         low, high = (middle, high) if fits else (low, middle)
-    box = _boxes(layers, state, low)
-    return {name: box_corner(m.sizes, box(m), m.order) for name, m in layers.items()}
+    shares = _Shares(layers, state, low)
+    return {n: box_corner(m.sizes, shares.box(n, m), m.order) for n, m in layers.items()}
 
 
-def _boxes(
-    layers: dict[str, FrequencyLayer], state: FrequencyState, share: float
-) -> Callable[[FrequencyLayer], tuple[int, ...]]:
-    """The box of each layer when every map keeps a share of its channels."""
-    names = {id(layer): name for name, layer in layers.items()}
-    multiple, inputs = state.config.round_to, state.example_shape[1]
+@dataclass(frozen=True)
+class _Shares:
+    """The network in which every map keeps a share of its channels."""
 
-    def channels(size: int) -> int:
-        return _up(max(1, round(share * size)), multiple, size)
+    layers: dict[str, FrequencyLayer]
+    state: FrequencyState
+    share: float
 
-    def box(layer: FrequencyLayer) -> tuple[int, ...]:
+    def channels(self, size: int) -> int:
+        """Of a map with so many."""
+        return _up(max(1, round(self.share * size)), self.state.config.round_to, size)
+
+    def box(self, name: str, layer: FrequencyLayer) -> tuple[int, ...]:
+        """What a layer keeps: all of an image's channels, and all of the outputs' before the end.
+
+        The rest as its maps.
+        """
         extents = list(layer.sizes)
-        if layer.in_blocks != (inputs,):  # the image itself is kept whole
-            extents[layer._in_axis] = sum(channels(size) for size in layer.in_blocks)
-        if names[id(layer)] not in state.last:
-            extents[layer._out_axis] = channels(layer.out_size)
+        if layer.in_blocks != (self.state.example_shape[1],):
+            extents[layer._in_axis] = sum(self.channels(size) for size in layer.in_blocks)
+        if name not in self.state.last:
+            extents[layer._out_axis] = self.channels(layer.out_size)
         return tuple(extents)
 
-    return box
-
-
-def _macs(
-    layers: dict[str, FrequencyLayer],
-    state: FrequencyState,
-    box: Callable[[FrequencyLayer], tuple[int, ...]],
-) -> int:
-    return sum(state.points[name] * math.prod(box(layer)) for name, layer in layers.items())
+    def macs(self) -> int:
+        """Multiply-accumulates for one example, of depthwise convolutions too."""
+        points = self.state.points
+        dense = sum(points[n] * math.prod(self.box(n, m)) for n, m in self.layers.items())
+        depthwise = self.state.depthwise.values()
+        return dense + sum(each * self.channels(size) for each, size in depthwise)

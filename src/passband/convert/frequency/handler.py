@@ -194,6 +194,11 @@ class FrequencyHandler(ModelHandler[FrequencyRegularization]):
             given = flows[_source(node)]
             if isinstance(module, nn.Conv2d) and module.groups > 1:
                 module.__class__ = CoefficientConv2d
+                assert isinstance(module, CoefficientConv2d)
+                size = tracing.shape(_source(node))
+                if module.is_depthwise and size is not None:
+                    each = module.macs((1, 1, *size[2:]))
+                    state.depthwise[name] = (each, module.in_channels)
                 return
             options: dict[str, Any] = {"order": self.config.order, "in_blocks": given.blocks}
             if isinstance(module, nn.Linear):

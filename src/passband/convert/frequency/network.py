@@ -26,6 +26,7 @@ class FrequencyState:
         example_shape: Shape of the example that it was converted with, one image of it.
         points: Points of each layer at which every weight multiplies once, for one example.
         last: Names of the layers before the output.
+        depthwise: Multiplications per channel and channels of each depthwise convolution.
         norms: Of each batch norm torch's type.
     """
 
@@ -33,6 +34,7 @@ class FrequencyState:
     example_shape: tuple[int, ...]
     points: dict[str, int] = field(default_factory=dict)
     last: tuple[str, ...] = ()
+    depthwise: dict[str, tuple[int, int]] = field(default_factory=dict)
     norms: dict[str, type[nn.Module]] = field(default_factory=dict)
 
 
