@@ -207,6 +207,9 @@ def _print_result(result: dict[str, Any]) -> None:
         f"{format_value(result['parameters'], 'count')} parameters",
         f"{format_value(result['saved_bytes'], 'bytes')} kept for the backward pass",
     ]
+    if result["method"] == "frequency":
+        macs, whole = (sum(r[n] for r in result["layers"]) for n in ("macs", "native_macs"))
+        facts.append(f"{whole / macs:.1f} times fewer multiplications than the dense network")
     if result["realised_compression"] is not None:
         facts.append(f"{format_value(result['realised_compression'], 'fraction')} discarded")
     step = format_value(result["step_milliseconds"] / 1000, "seconds")

@@ -103,7 +103,7 @@ def run(
         rows.append(_row(network, 1.0, "dense", dense))
         for keep in fractions:
             for name, options in _contenders(keep, shrink, steps).items():
-                trained = []
+                trained: list[Training] = []
                 for teacher in dense:
                     taught = str(teacher.folder) if name.endswith("taught") else None
                     config = replace(teacher.config, teacher=taught, **options)

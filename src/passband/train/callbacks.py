@@ -78,7 +78,10 @@ class Recorder(Checkpoint):
         """
         history = _classifier(pl_module).history
         column = f"{chosen_by(history[-1])}_accuracy"
-        if all(row[column] < history[-1][column] for row in history[:-1]):
+        rivals = [row for row in history if _has_final_size(row, trainer, pl_module)]
+        if history[-1] in rivals and all(
+            row[column] < history[-1][column] for row in rivals if row is not history[-1]
+        ):
             trainer.save_checkpoint(self.folder.best, weights_only=True)
         trainer.save_checkpoint(self.folder.last)
         if trainer.is_global_zero:
@@ -248,6 +251,14 @@ class EpochBar(ProgressBar):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _has_final_size(row: dict[str, float], trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Whether the network had stopped shrinking at the end of an epoch: those before are larger."""
+    config = _classifier(pl_module).config
+    if config.method != "frequency":
+        return True
+    return (row["epoch"] + 1) * trainer.num_training_batches >= config.frequency.total_steps
 
 
 def chosen_by(row: dict[str, float]) -> str:
