@@ -87,7 +87,7 @@ def test_a_teacher_is_learned_from(tmp_path: Path) -> None:
     run(short, tmp_path / "alone", progress=False)
     one, other = (weights(tmp_path / name)["last"] for name in ("taught", "alone"))
     assert one.keys() == other.keys()  # the teacher is no part of the network
-    assert not torch.equal(one["0.weight"], other["0.weight"])
+    assert not torch.equal(one["model.0.weight"], other["model.0.weight"])
 
 
 def test_the_teachers_loss() -> None:
