@@ -158,6 +158,7 @@ def measure(
                 "ms": digits(1e3 * medians[key]) if each else "",
                 "time_ratio": digits(medians[best] / medians[key]) if each else "",
                 "lowest_time_ratio": digits(min(each)) if each else "",
+                "least_ms": digits(1e3 * min(times[key])) if each else "",
                 "dense_engine": best[1],
                 "rounds": len(each),
                 "difference": f"{float((found - expected).norm() / expected.norm()):.0e}",

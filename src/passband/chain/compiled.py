@@ -67,7 +67,7 @@ class CompiledChain:
         Raises:
             ValueError: They have another shape than the example.
         """
-        if tuple(images.shape[1:]) != self.input_shape:
+        if images.shape[1:] != self.input_shape:
             raise ValueError(
                 f"images have shape {tuple(images.shape)}; allowed is (B, "
                 f"{', '.join(map(str, self.input_shape))})"
@@ -76,16 +76,21 @@ class CompiledChain:
             with torch.no_grad():
                 output: Tensor = self.chain(images)
             return output
-        images = images.detach().contiguous()
-        many = self._programs[self.width]
-        results = torch.empty(len(images), *many.program.output_shape)
-        whole = len(images) // self.width * self.width
-        if len(images) - whole >= _LIKE_SINGLES or 1 not in self._programs:
-            whole = len(images)
+        images = images.contiguous()
+        many, count = self._programs[self.width], len(images)
+        results = torch.empty(count, *many.program.output_shape)
+        single = count % self.width  # images that fill no block
+        if single >= _LIKE_SINGLES or 1 not in self._programs:
+            single = 0
+        source, target = images.data_ptr(), results.data_ptr()
         with self._lock:
-            many.run(images[:whole], results[:whole])
-            if whole < len(images):
-                self._programs[1].run(images[whole:], results[whole:])
+            if count > single:
+                many.run(source, target, count - single)
+            if single:
+                done = 4 * (count - single)  # bytes in a number of float32
+                source += done * images[0].numel()
+                target += done * results[0].numel()
+                self._programs[1].run(source, target, single)
         return results
 
 
@@ -98,17 +103,16 @@ class _Prepared:
         self.steps = program.array()
         self.work = torch.empty(0)
 
-    def run(self, images: Tensor, results: Tensor) -> None:
-        if not len(images):
-            return
-        blocks = -(-len(images) // self.program.lanes)
+    def run(self, images: int, results: int, count: int) -> None:
+        """Compute so many images at one address, to another."""
+        blocks = -(-count // self.program.lanes)
         workers = min(torch.get_num_threads(), blocks)
         if len(self.work) < workers * self.program.size:
             self.work = torch.zeros(workers * self.program.size)
         self.library.passband_run_chain(
             self.steps, len(self.steps), self.program.input, self.program.output,
-            images.data_ptr(), results.data_ptr(), len(images), self.program.lanes,
-            self.work.data_ptr(), self.program.size, workers,
+            images, results, count, self.program.lanes, self.work.data_ptr(), self.program.size,
+            workers,
         )  # fmt: skip
 
 
