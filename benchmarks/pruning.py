@@ -50,7 +50,7 @@ def prune(model: nn.Module, example: torch.Tensor, target: int) -> nn.Module:
     pruner = torch_pruning.pruner.MetaPruner(
         model,
         example,
-        importance=torch_pruning.importance.GroupNormImportance(p=2),
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
         iterative_steps=STEPS,
         pruning_ratio=0.99,
         ignored_layers=last,
