@@ -16,7 +16,9 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = Path("src/passband/ops/band_limited_conv/native")
+PACKAGE = Path("src/passband")
+CONVOLUTION = PACKAGE / "ops/band_limited_conv/native"
+CHAIN = PACKAGE / "chain/native"  # which shares threads and memory with the other
 INSTRUCTIONS = {
     "x86_64": {
         "avx512": ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx2", "-mfma"],
@@ -34,15 +36,23 @@ class KernelBuildHook(BuildHookInterface):
         """Compile before files are collected, for a wheel as for an editable installation."""
         if self.target_name != "wheel":
             return
-        folder = Path(self.root, FOLDER)
-        for old in folder.glob("kernels_*.so"):
-            old.unlink()
+        libraries = {
+            Path(self.root, CONVOLUTION): sorted(Path(self.root, CONVOLUTION).glob("*.c")),
+            Path(self.root, CHAIN): [
+                *sorted(Path(self.root, CHAIN).glob("*.c")),
+                Path(self.root, CONVOLUTION, "core.c"),
+            ],
+        }
+        for folder in libraries:
+            for old in folder.glob("kernels_*.so"):
+                old.unlink()
         compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
         if compiler is None:
             self.app.display_warning("no C compiler: passband will compute by PyTorch alone")
             return
         compiled = [
-            self._compile(compiler, folder, name, flags)
+            self._compile(compiler, folder, sources, name, flags)
+            for folder, sources in libraries.items()
             for name, flags in INSTRUCTIONS.get(platform.machine().lower(), {"default": []}).items()
         ]
         if any(compiled):
@@ -50,11 +60,13 @@ class KernelBuildHook(BuildHookInterface):
             tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["tag"] = f"py3-none-{tag}"
 
-    def _compile(self, compiler: str, folder: Path, name: str, flags: list[str]) -> bool:
+    def _compile(
+        self, compiler: str, folder: Path, sources: list[Path], name: str, flags: list[str]
+    ) -> bool:
         target = folder / f"kernels_{name}.so"
         command = [
             *compiler.split(), "-std=gnu11", "-O3", "-fno-math-errno", "-fPIC", "-shared",
-            "-Wno-psabi", *flags, *(str(source) for source in sorted(folder.glob("*.c"))),
+            "-Wno-psabi", f"-I{Path(self.root, CONVOLUTION)}", *flags, *map(str, sources),
             "-o", str(target), "-ldl", "-lpthread",
         ]  # fmt: skip
         if sys.platform == "darwin":

@@ -34,6 +34,7 @@ CORE = (
     "atomic",
     "names",
     "tensor_file",
+    "chain",
     "config",
     "convert",
     "export",
@@ -50,6 +51,8 @@ CONTRACT = {
     *("band_limited_conv1d", "band_limited_conv2d", "band_limited_conv3d"),
     *("BandLimit", "SpecNet", "convert", "revert", "set_compression", "calibrate"),
     *("profile", "export_onnx", "save", "load"),
+    *("FrequencyConv1d", "FrequencyConv2d", "FrequencyConvTranspose2d", "FrequencyLinear"),
+    *("FrequencyBatchNorm", "FrequencyRegularization", "FrequencyScheduler", "to_chain"),
     "keep_freed_memory",  # added to it
 }
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
 from passband.spectrum.band import check_band_arguments
+from passband.spectrum.corner import ORDERS
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -186,3 +187,139 @@ class SpecNet(Config):
                 "batch_norm is 'keep', which has no spectral form; use 'remove', or an activation "
                 "of the map"
             )
+
+
+DOMAINS = ("channel", "spatial")
+SCHEDULES = ("geometric", "linear", "cosine")
+NEGLIGIBLE = 0.01  # of `keep`: a geometric schedule that is so near to its end is at its end
+
+
+@dataclass(frozen=True)
+class FrequencyRegularization(Config):
+    """Weights as DCT coefficients, of which a shrinking low corner is kept.
+
+    In the channel domain the maps are coefficients along the channels too, from one DCT after the
+    input to one IDCT before the output, so that the kept corner *is* a small network (Zhao, Dong,
+    Basu 2024). In the spatial domain the network computes as ever, with weights that are few
+    numbers (Zhao, Dong, Basu et al. 2023): small files, the same time.
+
+    Args:
+        keep: Fraction of each layer's coefficients to keep in the end, 0 < keep <= 1.
+        domain: "channel" or "spatial".
+        order: What is dropped first: "shells" by the largest index, "zigzag" by the sum of them.
+        schedule: How the kept fraction k falls from 1 over the steps t: "geometric",
+            ``keep + (1 - keep) (1 - rate)^t`` until that is `keep` but for a hundredth; "linear" or
+            "cosine", over as many steps.
+        rate: What a geometric schedule takes away per step, 0 < rate < 1.
+        steps: Training steps until `keep` is reached, instead of those that follow from `rate`.
+        restarts: How often the schedule begins again after it has ended, at everything.
+        round_to: Numbers of kept channels are rounded up to multiples of this.
+        per_layer: None: every layer keeps the same fraction. "macs": every map keeps the same
+            fraction of its channels, such that the network multiplies `keep` times as much.
+        keep_last: Fraction that the layer before the output keeps; None: all in the channel domain,
+            `keep` in the spatial one.
+        least_conv: Coefficients that a convolution keeps at least.
+        least_linear: Coefficients that a linear layer keeps at least.
+
+    Raises:
+        ValueError: A value is outside its range, or does not fit another.
+        TypeError: A value is of the wrong type.
+
+    Examples:
+        >>> config = FrequencyRegularization(keep=0.007)
+        >>> config.shrink_steps, round(config.kept_at(100), 3), config.kept_at(10**6)
+        (952, 0.371, 0.007)
+        >>> FrequencyRegularization(keep=0)
+        Traceback (most recent call last):
+        ValueError: keep is 0; allowed is 0 < keep <= 1
+    """
+
+    method: ClassVar[str] = "frequency"
+
+    keep: float = 0.1
+    domain: str = "channel"
+    order: str = "shells"
+    schedule: str = "geometric"
+    rate: float = 0.01
+    steps: int | None = None
+    restarts: int = 0
+    round_to: int = 1
+    per_layer: str | None = None
+    keep_last: float | None = None
+    least_conv: int = 1
+    least_linear: int = 1
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("domain", DOMAINS),
+            ("order", ORDERS),
+            ("schedule", SCHEDULES),
+            ("per_layer", (None, "macs")),
+        ):
+            if getattr(self, name) not in allowed:
+                known = ", ".join(str(value) for value in allowed)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed are {known}")
+        for name in ("keep", "keep_last", "rate"):
+            value = getattr(self, name)
+            if value is None and name == "keep_last":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            if not 0 < value <= 1 or (name == "rate" and value == 1):
+                end = "< 1" if name == "rate" else "<= 1"
+                raise ValueError(f"{name} is {value}; allowed is 0 < {name} {end}")
+        for name, minimum in (
+            ("steps", 1), ("restarts", 0), ("round_to", 1), ("least_conv", 1), ("least_linear", 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is None and name == "steps":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be a whole number, got {value!r}")
+            if value < minimum:
+                raise ValueError(f"{name} is {value}; it must be at least {minimum}")
+        if self.domain == "spatial" and (self.per_layer is not None or self.round_to != 1):
+            name = "per_layer" if self.per_layer is not None else "round_to"
+            raise ValueError(
+                f"{name} is {getattr(self, name)!r}, which chooses widths, and domain 'spatial' "
+                "keeps all of them; use domain 'channel'"
+            )
+
+    @property
+    def shrink_steps(self) -> int:
+        """Training steps until `keep` is reached, restarts left out."""
+        if self.keep == 1:
+            return 0
+        if self.steps is not None:
+            return self.steps
+        return max(1, math.ceil(math.log(self._negligible) / math.log(1 - self.rate)))
+
+    @property
+    def total_steps(self) -> int:
+        """Training steps until `keep` is reached for good."""
+        return self.shrink_steps * (self.restarts + 1)
+
+    def kept_at(self, step: int) -> float:
+        """The fraction to keep after so many training steps."""
+        if step >= self.total_steps:
+            return self.keep
+        part = step % self.shrink_steps / self.shrink_steps
+        if self.schedule == "geometric":
+            above = math.pow(self._negligible, part)
+        elif self.schedule == "linear":
+            above = 1 - part
+        else:
+            above = (1 + math.cos(math.pi * part)) / 2
+        return self.keep + (1 - self.keep) * above
+
+    @property
+    def kept_last(self) -> float:
+        """The fraction that the layer before the output keeps in the end."""
+        if self.keep_last is not None:
+            return self.keep_last
+        return 1.0 if self.domain == "channel" else self.keep
+
+    @property
+    def _negligible(self) -> float:
+        """What is left above `keep` at the end of the schedule, of what was above it."""
+        return min(0.5, NEGLIGIBLE * self.keep / max(1 - self.keep, NEGLIGIBLE * self.keep))

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from passband.atomic import atomic_path
-from passband.config import BandLimit, config_from_dict
+from passband.config import BandLimit, FrequencyRegularization, config_from_dict
+from passband.convert import convert
+from passband.convert.frequency.network import FrequencyState
+from passband.convert.frequency.storage import halved, packed, unpacked
 from passband.convert.handler import Handler, handler_for, maker_of
 from passband.convert.memory import fuse
 from passband.networks import create_model
@@ -24,7 +27,7 @@ FORMAT = "passband-model-1"
 _LISTED = 3  # names in a message, of perhaps hundreds
 
 
-def save(model: nn.Module, path: str | Path) -> None:
+def save(model: nn.Module, path: str | Path, *, half: bool = False) -> None:
     """Write a model's weights, and how its layers are converted, to one file.
 
     The file appears whole or not at all, and is read back before it takes the place of another.
@@ -32,8 +35,12 @@ def save(model: nn.Module, path: str | Path) -> None:
     Args:
         model: Any model, converted or not.
         path: File to write, by custom ending in .safetensors; its folder must exist.
+        half: Store float32 numbers in half precision; `load` gives float32 back.
+
+    Of a model with frequency regularization only the coefficients that are kept are stored.
 
     Raises:
+        ValueError: A number is too large for half precision.
         TypeError: The state_dict holds something else than dense tensors.
         ImportError: safetensors is missing; the message names the extra.
 
@@ -62,6 +69,15 @@ def save(model: nn.Module, path: str | Path) -> None:
         "training": model.training,
     }
     tensors = {name: _dense(name, value) for name, value in model.state_dict().items()}
+    state = model.__dict__.get("_passband_frequency")
+    if isinstance(state, FrequencyState):
+        tensors = packed(model, tensors)
+        description["network"] = {
+            "config": state.config.to_dict(),
+            "example_shape": state.example_shape,
+        }
+    if half:
+        tensors, description["half"] = halved(tensors), True
     with atomic_path(path) as temporary:
         write_tensors(temporary, tensors, description, format=FORMAT, extra="files")
 
@@ -100,6 +116,10 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     made = model is None
     if model is None:
         model = _make(path, description["architecture"])
+    if description.get("half"):
+        tensors = {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}
+    if "network" in description:
+        tensors = _convert_network(path, model, tensors, description["network"])
     whole = _whole_model_handler(description["layers"])
     if whole is not None:  # before the check, since it changes which tensors there are
         whole.convert(model)
@@ -130,7 +150,7 @@ def _whole_model_handler(layers: dict[str, Any]) -> Handler[Any] | None:
     """The handler of a method that converts models as a whole; it is taken out of the layers."""
     if "" not in layers:
         return None
-    handler = handler_for(config_from_dict(dict(layers[""])))
+    handler: Handler[Any] = handler_for(config_from_dict(dict(layers[""])))
     if not handler.whole_model:
         return None
     del layers[""]
@@ -155,6 +175,22 @@ def _make(path: Path, architecture: Mapping[str, Any] | None) -> nn.Module:
     arguments = {**architecture, "input_size": tuple(architecture["input_size"])}
     with torch.random.fork_rng(devices=[]):  # its random weights are replaced at once
         return create_model(**arguments)
+
+
+def _convert_network(
+    path: Path, model: nn.Module, tensors: dict[str, Tensor], network: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Convert a whole model as the saved one was, and give its tensors the places they have."""
+    config = config_from_dict(dict(network["config"]))
+    assert isinstance(config, FrequencyRegularization)
+    shape = tuple(network["example_shape"])
+    parameter = next(model.parameters())
+    example = torch.zeros(shape, dtype=parameter.dtype, device=parameter.device) if shape else None
+    try:
+        convert(model, config, example)
+        return unpacked(model, tensors)
+    except ValueError as error:
+        raise ValueError(f"{path} is of another architecture than model: {error}") from error
 
 
 def _check_tensors(

@@ -18,6 +18,14 @@ CASES = [
     ("resnet8", 2, (9, 13)),
     ("resnet18", 1, (8, 8)),
     ("resnet18", 3, (32, 32)),
+    ("resnet20", 1, (8, 8)),
+    ("resnet56", 3, (9, 8)),
+    ("vgg8", 3, (32, 32)),
+    ("vgg8", 1, (8, 11)),
+    ("vgg13", 3, (8, 8)),
+    ("wrn-40-2", 3, (8, 8)),
+    ("densenet121", 3, (8, 8)),
+    ("mobilenetv2", 3, (8, 9)),
     ("fcn", 1, (24,)),
     ("fcn", 6, (101,)),
     ("fcn", 1, (1,)),
@@ -33,8 +41,11 @@ CASES = [
 ]
 
 
+SEGMENTATION = ("unet", "unet16")  # tests/networks/test_unet.py
+
+
 def own_names() -> list[str]:
-    return [name for name, _ in list_models() if ":" not in name]
+    return [name for name, _ in list_models() if ":" not in name and name not in SEGMENTATION]
 
 
 def create(name: str, channels: int, size: tuple[int, ...], classes: int = 7) -> nn.Module:
@@ -44,7 +55,7 @@ def create(name: str, channels: int, size: tuple[int, ...], classes: int = 7) ->
 def test_the_cases_are_all_the_networks() -> None:
     assert {name for name, _, _ in CASES} == set(own_names())
     assert [name for name, _ in list_models()] == [
-        *sorted(own_names()),
+        *sorted((*own_names(), *SEGMENTATION)),
         "torchvision:NAME",
         "timm:NAME",
     ]
@@ -69,6 +80,15 @@ def test_forward_and_backward(name: str, channels: int, size: tuple[int, ...]) -
     [
         ("lenet5", 1, (28, 28), 431080),  # Han et al., Deep compression: 431 K
         ("resnet8", 3, (32, 32), 78042),
+        # Tian et al., Contrastive representation distillation: 3.97 M and 9.46 M for CIFAR-100
+        ("vgg8", 3, (32, 32), 3917386),
+        ("vgg13", 3, (32, 32), 9413066),
+        # He et al.: 0.27 M and 0.85 M, without the 1 x 1 convolutions of the shortcuts
+        ("resnet20", 3, (32, 32), 269722 + 16 * 32 + 32 * 64 + 2 * (32 + 64)),
+        ("resnet56", 3, (32, 32), 853018 + 16 * 32 + 32 * 64 + 2 * (32 + 64)),
+        ("wrn-40-2", 3, (32, 32), 2243546),  # Zagoruyko and Komodakis: 2.2 M
+        ("densenet121", 3, (32, 32), 1000618),
+        ("mobilenetv2", 3, (32, 32), 2236682),  # torchvision's for 10 classes: 2,236,682
         ("resnet18", 3, (32, 32), 11173962),
         # kernels, batch norms, scores
         ("fcn", 1, (96,), 128 * 8 + 256 * 128 * 5 + 128 * 256 * 3 + 2 * 512 + 128 * 10 + 10),
@@ -120,9 +140,12 @@ def test_convolutions_start_from_hes_distribution(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet81", r"unknown model 'resnet81': did you mean 'resnet8'\? known are fcn, lenet5"),
+        (
+            "resnet81",
+            r"unknown model 'resnet81': did you mean 'resnet8'\? known are densenet121, fcn",
+        ),
         ("torchvison:resnet18", r"unknown model .*: did you mean 'torchvision:NAME'\?"),
-        ("", "unknown model '': known are fcn"),
+        ("", "unknown model '': known are densenet121, fcn"),
     ],
 )
 def test_unknown_names(name: str, message: str) -> None:
@@ -137,7 +160,7 @@ def test_unknown_names(name: str, message: str) -> None:
             "fcn",
             (8, 8),
             r"model 'fcn' takes time series \(L,\), but the data is images \(H, W\) of size "
-            r"\(8, 8\); for these there are lenet5, resnet18, resnet8, spec",
+            r"\(8, 8\); for these there are densenet121, lenet5, ",
         ),
         (
             "resnet8",

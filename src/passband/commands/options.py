@@ -7,13 +7,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-DATA, BAND, SPECNET, TRAINING, RUN = (
-    "Data and network",
-    "Band",
-    "SpecNet",
-    "Training",
-    "Run",
-)  # groups in the help
+# groups in the help
+DATA, BAND, SPECNET = "Data and network", "Band", "SpecNet"
+FREQUENCY, TEACHER = "Frequency regularization", "Teacher"
+TRAINING, RUN = "Training", "Run"
 
 
 def option(panel: str, text: str, *names: str, **more: Any) -> Any:
@@ -28,7 +25,9 @@ def optional(panel: str, text: str, **more: Any) -> Any:
 
 Model = Annotated[str, option(DATA, "Network; see `passband list models`.")]
 ImageSize = Annotated[int, option(DATA, "Pixels of height and width of images in folders.")]
-Method = Annotated[str, option(BAND, "native, band-limited or specnet.")]
+Method = Annotated[
+    str, option(BAND, "native, band-limited, specnet, frequency, or small: its control.")
+]
 Compression = Annotated[
     float | None, optional(BAND, "Fraction of the spectrum to discard, 0 <= c < 1.")
 ]

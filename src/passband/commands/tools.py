@@ -2,7 +2,7 @@
 
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -28,6 +28,9 @@ from passband.commands.options import (
     parse_band,
     show,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @app.command()
@@ -105,7 +108,7 @@ def export(
     file: Annotated[Path, typer.Argument(help="ONNX file to write.", show_default=False)],
     checkpoint: Checkpoint = None,
 ) -> None:
-    """Write a trained network as ONNX, for any batch size."""
+    """Write a trained network as ONNX, for any batch size; the chain where there is one."""
     import torch
 
     from passband.export import export_onnx
@@ -115,8 +118,57 @@ def export(
     if config.precision == "64":
         network.float()
     with Console(stderr=True).status("exporting"):
-        export_onnx(network, torch.zeros(2, *bundle.input_shape), file)
+        export_onnx(
+            as_chain(network, bundle.input_shape), torch.zeros(2, *bundle.input_shape), file
+        )
     show(f"{file}: {config.model}, inputs (batch, {', '.join(map(str, bundle.input_shape))})")
+
+
+@app.command()
+def compare(
+    run: RunFolderArgument,
+    file: Annotated[
+        Path, typer.Argument(help="ONNX file that `export` wrote.", show_default=False)
+    ],
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(help="Images at once, 1 and 128 without; repeat it.", show_default=False),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Rounds; times are medians.")] = 20,
+    checkpoint: Checkpoint = None,
+) -> None:
+    """Run an exported chain in ONNX Runtime, PyTorch and passband's engine, beside the dense."""
+    import torch
+
+    from passband.chain.compare import compare as measure
+    from passband.networks import create_model
+    from passband.train import load_run
+
+    network, config, bundle = load_run(run, checkpoint)
+    channels, *size = bundle.input_shape
+    dense = create_model(
+        config.model,
+        num_classes=bundle.num_classes,
+        in_channels=channels,
+        input_size=tuple(size),
+    )
+    example = torch.zeros(2, *bundle.input_shape)
+    chain = as_chain(network.float(), bundle.input_shape)
+    with Console(stderr=True).status("measuring"):
+        table = measure(dense, chain, example, file, tuple(batch or (1, 128)), repeats)
+    show(str(table))
+
+
+def as_chain(network: "nn.Module", input_shape: tuple[int, ...]) -> "nn.Module":
+    """The small network that a network in the channel domain is; any other as it is."""
+    import torch
+
+    from passband.chain import to_chain
+    from passband.convert import FrequencyNetwork
+
+    if not isinstance(network, FrequencyNetwork):
+        return network
+    return to_chain(network, torch.zeros(2, *input_shape))
 
 
 @app.command(name="list")

@@ -10,8 +10,10 @@ from passband.allocator import keep_freed_memory
 from passband.commands.app import app
 from passband.commands.options import (
     DATA,
+    FREQUENCY,
     RUN,
     SPECNET,
+    TEACHER,
     TRAINING,
     Activation,
     Algorithm,
@@ -65,7 +67,7 @@ def train(
         bool, option(SPECNET, "Learn the activation's scale per channel.", "--learned-scale")
     ] = False,
     storage: Annotated[str, option(SPECNET, "float32, bfloat16 or int8.")] = "float32",
-    order: Annotated[
+    threshold_order: Annotated[
         str, option(SPECNET, "threshold-first or activation-first.")
     ] = "threshold-first",
     paper: Annotated[
@@ -75,6 +77,39 @@ def train(
         ),
     ] = None,
     budget: Annotated[float, option(TRAINING, "Fraction of the recipe's epochs.")] = 1.0,
+    keep: Annotated[
+        float | None, optional(FREQUENCY, "Fraction of the coefficients to keep, 0 < keep <= 1.")
+    ] = None,
+    domain: Annotated[
+        str, option(FREQUENCY, "channel: a small network; spatial: a small file.")
+    ] = "channel",
+    order: Annotated[str, option(FREQUENCY, "What is dropped first: shells or zigzag.")] = "shells",
+    shrink: Annotated[
+        str, option(FREQUENCY, "Schedule: geometric, linear or cosine.")
+    ] = "geometric",
+    shrink_rate: Annotated[
+        float, option(FREQUENCY, "What a geometric schedule drops per step.")
+    ] = 0.01,
+    shrink_steps: Annotated[
+        int | None, optional(FREQUENCY, "Steps of the schedule, whatever the rate.")
+    ] = None,
+    restarts: Annotated[int, option(FREQUENCY, "How often the schedule begins again.")] = 0,
+    round_to: Annotated[
+        int, option(FREQUENCY, "Round numbers of channels up to multiples of this.")
+    ] = 1,
+    per_layer: Annotated[
+        str | None, optional(FREQUENCY, "macs: divide a budget of multiplications.")
+    ] = None,
+    keep_last: Annotated[
+        float | None, optional(FREQUENCY, "Fraction that the last layer keeps.")
+    ] = None,
+    teacher: Annotated[
+        str | None, optional(TEACHER, "Folder of a run whose network's scores are learned too.")
+    ] = None,
+    teacher_weight: Annotated[float, option(TEACHER, "Weight of its scores in the loss.")] = 0.9,
+    temperature: Annotated[
+        float, option(TEACHER, "What the scores of both are divided by for that.")
+    ] = 4.0,
     epochs: Annotated[int, option(TRAINING, "Passes over the training data.")] = 20,
     batch_size: Annotated[int, option(TRAINING, "Examples per step and process.")] = 32,
     lr: Annotated[float, option(TRAINING, "Learning rate at the start.")] = 0.01,
@@ -200,6 +235,9 @@ def _print_result(result: dict[str, Any]) -> None:
         f"{format_value(result['parameters'], 'count')} parameters",
         f"{format_value(result['saved_bytes'], 'bytes')} kept for the backward pass",
     ]
+    if result["method"] == "frequency":
+        macs, whole = (sum(r[n] for r in result["layers"]) for n in ("macs", "native_macs"))
+        facts.append(f"{whole / macs:.1f} times fewer multiplications than the dense network")
     if result["realised_compression"] is not None:
         facts.append(f"{format_value(result['realised_compression'], 'fraction')} discarded")
     step = format_value(result["step_milliseconds"] / 1000, "seconds")
@@ -239,6 +277,7 @@ def _run_name(config: "TrainConfig") -> str:
     """A folder name that tells runs apart by what is usually varied."""
     limit = config.band_limit
     words = [config.data, config.model, config.method]
+    words += [f"keep-{config.keep}"] if config.keep is not None else []
     words += [
         f"{name}-{value}"
         for name, value in (("c", limit.compression), ("e", limit.energy), ("band", limit.band))

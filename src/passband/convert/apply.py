@@ -1,11 +1,20 @@
 """`convert` and `revert`: one verb for every method."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
 
 from passband.config import Config
-from passband.convert.handler import Block, Reason, handler_for, handlers, maker_of
+from passband.convert.handler import (
+    Block,
+    ModelHandler,
+    Reason,
+    handler_for,
+    handlers,
+    maker_of,
+    model_handlers,
+)
 from passband.convert.report import BlockReport, LayerReport, Report
 from passband.measure.layers import ExampleInput, LayerUse, ModelUse, observe
 
@@ -18,7 +27,7 @@ def convert(
     config: Config,
     example_input: ExampleInput | None = None,
     filter_fn: Callable[[str, nn.Module], bool] | None = None,
-) -> Report:
+) -> Any:
     """Convert the layers of a model in place, and say what was done.
 
     Layers stay the same objects, with their parameters (an optimizer made before goes on working),
@@ -32,6 +41,9 @@ def convert(
     of one point and depthwise layers are left. With `filter_fn`, it alone decides among the layers
     that can be converted at all.
 
+    `FrequencyRegularization` converts the whole model, as torch.fx traces it, and needs
+    `example_input`; see `passband.convert.frequency`.
+
     Args:
         model: The model, converted in place.
         config: What to do, for example ``BandLimit(compression=0.5)``.
@@ -41,7 +53,8 @@ def convert(
         filter_fn: Called with the name and the layer; True converts the layer.
 
     Returns:
-        A report with a line for every convolution: converted, or left and why.
+        A report with a line for every convolution: converted, or left and why. It prints as a
+        table (`Report`, or `FrequencyReport`).
 
     Raises:
         TypeError: There is no such method.
@@ -58,6 +71,8 @@ def convert(
         'BandLimitedConv2d'
     """
     handler = handler_for(config)
+    if isinstance(handler, ModelHandler):
+        return handler.convert_model(model, example_input, filter_fn)
     before = observe(model, example_input) if example_input is not None else None
     handler.examine(model)
     reasons: dict[str, Reason | None] = {}
@@ -98,6 +113,9 @@ def revert(model: nn.Module) -> None:
         >>> type(model[0])
         <class 'torch.nn.modules.conv.Conv2d'>
     """
+    for whole in model_handlers():
+        if whole.converts(model):
+            whole.revert_model(model)
     for made_by in handlers():
         made_by.restore(model)
     for layer in model.modules():

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from torch import nn
 
 from passband.config import Config
-from passband.measure.layers import LayerUse
+from passband.measure.layers import ExampleInput, LayerUse
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -97,22 +97,48 @@ class Handler(ABC, Generic[ConfigT]):
         """The config that makes a torch layer the converted layer that this one is."""
 
 
-HandlerT = TypeVar("HandlerT", bound=Handler[Any])
+class ModelHandler(ABC, Generic[ConfigT]):
+    """Converts whole models, where layers cannot be converted one by one."""
 
-_HANDLERS: dict[type[Config], type[Handler[Any]]] = {}
+    def __init__(self, config: ConfigT) -> None:
+        self.config = config
+
+    @abstractmethod
+    def convert_model(
+        self,
+        model: nn.Module,
+        example_input: ExampleInput | None,
+        filter_fn: Callable[[str, nn.Module], bool] | None,
+    ) -> Any:
+        """Convert a model in place, and return a report of what was done."""
+
+    @staticmethod
+    @abstractmethod
+    def converts(model: nn.Module) -> bool:
+        """Whether the model is one that this handler converted."""
+
+    @staticmethod
+    @abstractmethod
+    def revert_model(model: nn.Module) -> None:
+        """Undo the conversion of a whole model."""
 
 
-def register_handler(config: type[Config]) -> Callable[[type[HandlerT]], type[HandlerT]]:
+HandlerT = TypeVar("HandlerT", bound="type[Handler[Any]] | type[ModelHandler[Any]]")
+
+_HANDLERS: dict[type[Config], Any] = {}
+
+
+def register_handler(config: type[Config]) -> Callable[[HandlerT], HandlerT]:
     """Decorator of the handler class of a config's type."""
 
-    def register(handler: type[HandlerT]) -> type[HandlerT]:
+    def register(handler: HandlerT) -> HandlerT:
         _HANDLERS[config] = handler
         return handler
 
     return register
 
 
-def handler_for(config: Config) -> Handler[Any]:
+def handler_for(config: Config) -> Any:
     """The handler of a config.
 
     Raises:
@@ -124,14 +150,19 @@ def handler_for(config: Config) -> Handler[Any]:
     return _HANDLERS[type(config)](config)
 
 
-def handlers() -> tuple[type[Handler[Any]], ...]:
-    """The handler classes of all methods."""
-    return tuple(_HANDLERS.values())
+def handlers() -> list[type[Handler[Any]]]:
+    """The handlers that convert layers."""
+    return [handler for handler in _HANDLERS.values() if issubclass(handler, Handler)]
+
+
+def model_handlers() -> list[type[ModelHandler[Any]]]:
+    """The handlers that convert whole models."""
+    return [handler for handler in _HANDLERS.values() if issubclass(handler, ModelHandler)]
 
 
 def maker_of(layer: nn.Module) -> type[Handler[Any]] | None:
     """The handler class that made a layer; None for a layer that is not converted."""
-    made_by = (h for h in _HANDLERS.values() if h.made(layer))
+    made_by = (h for h in handlers() if h.made(layer))
     return next(made_by, None)
 
 

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -13,7 +14,7 @@ class DataBundle:
     """A data set in two parts, ready for training.
 
     An item of `train` or `test` is a float32 tensor of `input_shape`, already normalised, and its
-    label, an int in 0..num_classes-1.
+    label, an int in 0..num_classes-1; of a segmentation an int64 tensor (H, W) of such numbers.
 
     Args:
         name: The name it was loaded by.
@@ -26,8 +27,8 @@ class DataBundle:
     """
 
     name: str
-    train: Dataset[tuple[Tensor, int]]
-    test: Dataset[tuple[Tensor, int]]
+    train: Dataset[tuple[Tensor, Any]]
+    test: Dataset[tuple[Tensor, Any]]
     num_classes: int
     input_shape: tuple[int, ...]
     class_names: tuple[str, ...] | None
@@ -42,7 +43,7 @@ class LoadOptions:
         root: Folder with the user's data, or None.
         augment: Whether training images are augmented.
         download: Whether missing data may be downloaded.
-        image_size: Height and width that images of class folders are brought to, in pixels.
+        image_size: Height and width that images of folders are brought to, in pixels.
     """
 
     root: Path | None

@@ -10,6 +10,7 @@ from passband.data.digits import load_digits
 from passband.data.folder import load_folder
 from passband.data.images import load_images
 from passband.data.npz import load_npz
+from passband.data.segmentation import load_segmentation
 from passband.data.series import load_series
 from passband.names import unknown_name
 
@@ -35,6 +36,11 @@ SOURCES = {
         "time series of the UCR archive; ucr:GunPoint comes with aeon", load_series, "NAME"
     ),
     "npz": Source("arrays x_train, y_train, x_test, y_test in a NumPy file", load_npz, "FILE"),
+    "segmentation": Source(
+        "images and masks in segmentation/NAME/images and masks of the data folder",
+        load_segmentation,
+        "NAME",
+    ),
     "folder": Source("images in PATH/train/CLASS and PATH/val/CLASS", load_folder, "PATH"),
 }
 
@@ -56,15 +62,18 @@ def load_dataset(
 
     Args:
         name: ``digits``, ``cifar10``, ``cifar100``, ``svhn``, ``mnist``, ``ucr:NAME``,
-            ``npz:FILE`` or ``folder:PATH``; `list_datasets` says what they are. A relative file or
-            path is looked for in the working folder, then in the data folder.
+            ``npz:FILE``, ``segmentation:NAME`` or ``folder:PATH``; `list_datasets` says what they
+            are. A relative file or path is looked for in the working folder, then in the data
+            folder.
         root: The user's data folder; None: the one that the variable PASSBAND_DATA names, if any.
         augment: Augment the training images: random crops with padding 4 and horizontal flips (no
-            flips for MNIST and SVHN; random resized crops and flips for class folders). Drawn from
+            flips for MNIST and SVHN; random resized crops and flips for class folders; flips along
+            both axes, with their masks, for segmentation). Drawn from
             torch's global generator, so `torch.manual_seed` reproduces them. Time series and
             ``digits`` have no augmentation and stay as they are.
         download: Whether missing data may be downloaded.
-        image_size: Height and width that images of ``folder:PATH`` are brought to, in pixels.
+        image_size: Height and width that images of ``folder:PATH`` and ``segmentation:NAME`` are
+            brought to, in pixels.
 
     Raises:
         ValueError: The name is unknown, or the data is not what it should be; the message says

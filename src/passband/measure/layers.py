@@ -16,6 +16,8 @@ from passband.measure.macs import (
     layer_macs,
 )
 from passband.measure.memory import SavedBytes
+from passband.nn.frequency import FrequencyLayer
+from passband.nn.frequency_maps import CoefficientConv2d
 from passband.nn.probes import probe
 from passband.nn.specnet import SpectralConv
 from passband.nn.spectral_map import SpectralMap
@@ -155,7 +157,10 @@ class _Watch:
         if not isinstance(layer, BandLimitedConv):
             macs = layer_macs(layer, shape)
             use.macs += macs
-            use.native_macs += macs
+            if isinstance(layer, (FrequencyLayer, CoefficientConv2d)):
+                use.native_macs += layer.macs(shape, dense=True)
+            else:
+                use.native_macs += macs
             return
         with torch.no_grad():
             geometry, choice = call_geometry(layer, given, self.training)

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from passband.nn.band_limited import BandLimitedConv1d, BandLimitedConv2d, BandLimitedConv3d
+from passband.nn.frequency import FrequencyLayer
+from passband.nn.frequency_maps import CoefficientConv2d
 from passband.ops.band_limited_conv.cost import multiplications, native_multiplications
 from passband.ops.band_limited_conv.geometry import ConvGeometry, conv_geometry
 from passband.ops.band_limited_conv.layout import product_dtype
@@ -23,7 +25,7 @@ BandLimitedConv: TypeAlias = BandLimitedConv1d | BandLimitedConv2d | BandLimited
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-COUNTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+COUNTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, FrequencyLayer)
 """The layers whose multiply-accumulates `layer_macs` knows; their subclasses too."""
 
 
@@ -34,6 +36,7 @@ def layer_macs(layer: nn.Module, input_shape: tuple[int, ...], filters: bool = T
     - Transposed convolution: B * C * O/groups * taps * input points.
     - Linear layer: inputs * outputs * leading axes.
     - Band-limited convolution: those of the algorithm that runs, see `band_limited_macs`.
+    - Layer with DCT coefficients for weights: of the channels that are there and kept.
 
     Args:
         layer: One of these layers.
@@ -50,6 +53,8 @@ def layer_macs(layer: nn.Module, input_shape: tuple[int, ...], filters: bool = T
         >>> layer_macs(nn.Linear(512, 1000), (1, 512))
         512000
     """
+    if isinstance(layer, (FrequencyLayer, CoefficientConv2d)):
+        return layer.macs(input_shape)
     if isinstance(layer, nn.Linear):
         return math.prod(input_shape[:-1]) * layer.in_features * layer.out_features
     if isinstance(layer, TRANSPOSED):

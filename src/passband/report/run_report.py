@@ -92,6 +92,9 @@ def band_in_words(config: TrainConfig) -> str:
     """
     if config.method == "native":
         return "native convolutions"
+    if config.method in ("frequency", "small"):
+        budget = "" if config.per_layer is None else f", per layer by {config.per_layer}"
+        return f"{config.method}, keep {config.keep:g}{budget}"
     limits = {"compression": config.compression, "energy": config.energy, "band": config.band}
     given = [f"{name} {value}" for name, value in limits.items() if value is not None]
     return ", ".join(["band-limited", *given])

@@ -15,6 +15,7 @@ from passband.names import unknown_name
 
 _STUDIES = {
     "demo": "native and band-limited networks on digits and a time series, in about two minutes",
+    "frequency": "the frequency chain: accuracy against speed-up, beside its controls",
     "specnet": "memory and accuracy of SpecNet's networks and their twins against the threshold",
 }
 
@@ -37,7 +38,7 @@ def list_studies() -> list[tuple[str, str]]:
 
     Examples:
         >>> [name for name, _ in list_studies()]
-        ['demo', 'specnet']
+        ['demo', 'frequency', 'specnet']
     """
     return list(_STUDIES.items())
 

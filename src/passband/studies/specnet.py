@@ -46,7 +46,7 @@ MODES: dict[str, dict[str, Any]] = {
     "relu, cropped": {"activation": "relu", "pool": "spectral"},
     "relu, bfloat16": {"activation": "relu", "pool": "max", "storage": "bfloat16"},
     "relu, int8": {"activation": "relu", "pool": "max", "storage": "int8"},
-    "relu, beta last": {"activation": "relu", "pool": "max", "order": "activation-first"},
+    "relu, beta last": {"activation": "relu", "pool": "max", "threshold_order": "activation-first"},
 }
 """The ways to make a SpecNet, by the names of `modes`."""
 

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from tqdm import tqdm
 
 from passband.atomic import write_atomically
+from passband.convert import FrequencyScheduler
 from passband.extras import require
 from passband.train.classifier import Classifier
 from passband.train.run_folder import RunFolder
@@ -77,7 +78,10 @@ class Recorder(Checkpoint):
         """
         history = _classifier(pl_module).history
         column = f"{chosen_by(history[-1])}_accuracy"
-        if all(row[column] < history[-1][column] for row in history[:-1]):
+        rivals = [row for row in history if _has_final_size(row, trainer, pl_module)]
+        if history[-1] in rivals and all(
+            row[column] < history[-1][column] for row in rivals if row is not history[-1]
+        ):
             trainer.save_checkpoint(self.folder.best, weights_only=True)
         trainer.save_checkpoint(self.folder.last)
         if trainer.is_global_zero:
@@ -106,6 +110,35 @@ class Recorder(Checkpoint):
         writer.writeheader()
         writer.writerows(classifier.history)
         write_atomically(self.folder.metrics, text.getvalue().encode())
+
+
+class Shrink(Callback):
+    """Shrinks a network of method "frequency" with the training's steps.
+
+    The number of steps done says how far; what is kept is part of the network's weights.
+    """
+
+    def __init__(self) -> None:
+        self._scheduler: FrequencyScheduler | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin where the checkpoint is."""
+        alone = trainer.world_size == 1  # otherwise parameters keep the shapes that are shared
+        optimizer = trainer.optimizers[0] if alone else None
+        self._scheduler = FrequencyScheduler(_classifier(pl_module).model, optimizer)
+        self._scheduler.set_step(trainer.global_step)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Go on by a step."""
+        assert self._scheduler is not None
+        self._scheduler.set_step(trainer.global_step)
 
 
 class StepTimer(Callback):
@@ -218,6 +251,14 @@ class EpochBar(ProgressBar):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _has_final_size(row: dict[str, float], trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Whether the network had stopped shrinking at the end of an epoch: those before are larger."""
+    config = _classifier(pl_module).config
+    if config.method != "frequency":
+        return True
+    return (row["epoch"] + 1) * trainer.num_training_batches >= config.frequency.total_steps
 
 
 def chosen_by(row: dict[str, float]) -> str:

@@ -29,6 +29,7 @@ class Classifier(LightningModule):
         model: From (B, C, ...) to (B, classes).
         config: Optimizer, learning rate and schedule.
         has_validation: Whether a validation part is evaluated before the test part.
+        teacher: A trained network whose scores are learned too.
 
     Attributes:
         epoch: The epoch that is being trained, or comes next.
@@ -36,9 +37,17 @@ class Classifier(LightningModule):
         history: One row of metrics per finished epoch.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, *, has_validation: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        *,
+        has_validation: bool,
+        teacher: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
+        self._teacher = (teacher,)  # in a tuple: no part of this module, its weights or its mode
         self.config = config
         self.parts = ("validation", "test") if has_validation else ("test",)
         self.epoch = 0
@@ -87,10 +96,29 @@ class Classifier(LightningModule):
                 group["lr"] = scheduled_lr(self.config, self.epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Mean cross entropy of a batch."""
-        loss = self._evaluate("train", batch)
+        """Mean cross entropy of a batch, over its examples or all their points."""
+        scores, loss = self._evaluate("train", batch)
         self.next_batch = batch_idx + 1
-        return loss / len(batch[1])
+        loss = loss / batch[1].numel()
+        (teacher,) = self._teacher
+        if teacher is None:
+            return loss
+        return self._with_teacher(loss, scores, teacher, batch[0])
+
+    def _with_teacher(
+        self, loss: Tensor, scores: Tensor, teacher: nn.Module, inputs: Tensor
+    ) -> Tensor:
+        """The loss with the divergence of the softened scores from the teacher's.
+
+        Source: Hinton et al., Distilling the knowledge in a neural network (2015).
+        """
+        with torch.no_grad():
+            wanted = teacher.to(inputs.device).eval()(inputs)
+        heat, weight = self.config.temperature, self.config.teacher_weight
+        own, wanted = F.log_softmax(scores / heat, 1), F.log_softmax(wanted / heat, 1)
+        divergence = F.kl_div(own, wanted, reduction="sum", log_target=True)
+        points = scores.numel() // scores.shape[1]
+        return (1 - weight) * loss + weight * heat**2 * divergence / points
 
     def validation_step(
         self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0
@@ -136,8 +164,8 @@ class Classifier(LightningModule):
         self.history = state["history"]
         self._seconds = state["seconds"]
 
-    def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Summed cross entropy of a batch, which is added to the sums of its part."""
+    def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Scores and summed cross entropy of a batch, which is added to the sums of its part."""
         inputs, labels = batch
         scores = self.model(inputs)
         loss = F.cross_entropy(scores, labels, reduction="sum", ignore_index=IGNORED_LABEL)
@@ -145,7 +173,7 @@ class Classifier(LightningModule):
         count = (labels != IGNORED_LABEL).sum()
         batch_sums = torch.stack([loss.detach().float(), correct.float(), count.float()])
         self._sums[part] = self._sums[part] + batch_sums if part in self._sums else batch_sums
-        return loss
+        return scores, loss
 
     def _elapsed(self) -> float:
         return self._seconds + time.perf_counter() - self._started

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from passband.config import BandLimit, SpecNet
+from passband.config import BandLimit, FrequencyRegularization, SpecNet
 
-METHODS = ("native", "band-limited", "specnet")
+METHODS = ("native", "band-limited", "specnet", "frequency", "small")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULERS = ("none", "cosine", "plateau", "step", "halving")
 PRECISIONS = ("32", "64", "16-mixed", "bf16-mixed")
@@ -29,7 +29,9 @@ class TrainConfig:
         model: Network, a name `passband.networks.create_model` knows.
         method: "native" leaves the network as it is; "band-limited" converts every convolution of
             more than one point, as in the paper, so that the same ones are at every compression;
-            "specnet" makes the network pass thresholded spectra on.
+            "specnet" makes the network pass thresholded spectra on;
+            "frequency" regularizes the weights' DCT coefficients; "small" is its control, a plain
+            network of the widths that "frequency" would end with.
         compression: Fraction of the half-spectrum to discard, 0 <= c < 1.
         energy: Fraction of the spectral energy to keep, 0 < e <= 1.
         band: Half-spectrum coefficients to keep per axis.
@@ -42,7 +44,7 @@ class TrainConfig:
         batch_norm: What becomes of batch norm in a SpecNet.
         learned_scale: Whether a SpecNet's activation has a learned scale.
         storage: How a SpecNet stores values.
-        order: Of a SpecNet's threshold and activation.
+        threshold_order: Of a SpecNet's threshold and activation.
         epochs: Passes over the training data.
         batch_size: Examples per step and process.
         lr: Learning rate at the start.
@@ -65,6 +67,20 @@ class TrainConfig:
             and to lower the learning rate by.
         limit_train: Use only so many training examples, chosen at random; None: all.
         limit_test: Use only so many test examples, chosen at random; None: all.
+        keep: Fraction of the coefficients that method "frequency" keeps in the end; this and what
+            follows are fields of `passband.FrequencyRegularization`.
+        domain: "channel" or "spatial".
+        order: What is dropped first, "shells" or "zigzag".
+        shrink: The schedule, "geometric", "linear" or "cosine".
+        shrink_rate: What a geometric schedule drops per step.
+        shrink_steps: Steps of the schedule; None: those that follow from the rate.
+        restarts: How often the schedule begins again.
+        round_to: Round numbers of channels up to multiples of this.
+        per_layer: None, or "macs" to divide a budget of multiplications among the layers.
+        keep_last: Fraction that the last layer keeps.
+        teacher: Folder of a finished run whose network's scores are learned too.
+        teacher_weight: Weight of those in the loss, 0 <= w <= 1; the labels have the rest.
+        temperature: What the scores of both are divided by for that.
 
     Raises:
         ValueError: A value is outside its range, or does not fit another.
@@ -95,7 +111,7 @@ class TrainConfig:
     batch_norm: str = "remove"
     learned_scale: bool = False
     storage: str = "float32"
-    order: str = "threshold-first"
+    threshold_order: str = "threshold-first"
     epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01
@@ -113,6 +129,19 @@ class TrainConfig:
     validation: float = 0.0
     limit_train: int | None = None
     limit_test: int | None = None
+    keep: float | None = None
+    domain: str = "channel"
+    order: str = "shells"
+    shrink: str = "geometric"
+    shrink_rate: float = 0.01
+    shrink_steps: int | None = None
+    restarts: int = 0
+    round_to: int = 1
+    per_layer: str | None = None
+    keep_last: float | None = None
+    teacher: str | None = None
+    teacher_weight: float = 0.9
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -133,6 +162,8 @@ class TrainConfig:
         self._check_number("momentum", "0 <= momentum < 1", lambda value: 0 <= value < 1)
         self._check_number("weight_decay", "0 or more", lambda value: value >= 0)
         self._check_number("validation", "0 <= validation < 1", lambda value: 0 <= value < 1)
+        self._check_number("teacher_weight", "0 to 1", lambda value: 0 <= value <= 1)
+        self._check_number("temperature", "above 0", lambda value: value > 0)
         if not re.fullmatch(r"auto|[1-9]\d*|\d+(,\d+)+,?|\d+,", str(self.devices)):
             raise ValueError(
                 f"devices is {self.devices!r}; allowed are 'auto', a number of devices, or their "
@@ -141,20 +172,21 @@ class TrainConfig:
         if isinstance(self.band, list):
             object.__setattr__(self, "band", tuple(self.band))
         limit = self.band_limit
-        if self.method == "native" and limit != BandLimit():
+        if self.method not in ("band-limited", "specnet") and limit != BandLimit():
             raise ValueError(
-                "method is 'native', which has no compression, energy, band, algorithm or memory; "
-                "use method 'band-limited'"
+                f"method is {self.method!r}, which has no compression, energy, band, algorithm or "
+                "memory; use method 'band-limited'"
             )
         if self.method == "specnet" and limit != BandLimit(compression=self.compression):
-            raise ValueError("method is 'specnet', which has no energy, band or algorithm")
+            raise ValueError("method is 'specnet', which has no energy, band, algorithm or memory")
         if self.method == "specnet":
             self.spec_net  # noqa: B018  # its own checks
         elif replace(self.spec_net, compression=None) != SpecNet():
             raise ValueError(
                 f"method is {self.method!r}, which has no threshold, activation, pool, batch_norm, "
-                "learned_scale or storage; use method 'specnet'"
+                "learned_scale, storage or threshold_order; use method 'specnet'"
             )
+        self._check_frequency()
 
     @property
     def spec_net(self) -> SpecNet:
@@ -167,7 +199,7 @@ class TrainConfig:
             learned_scale=self.learned_scale,
             compression=self.compression,
             storage=self.storage,
-            order=self.order,
+            order=self.threshold_order,
         )
 
     @property
@@ -180,6 +212,37 @@ class TrainConfig:
             algorithm=self.algorithm,
             memory=self.memory,
         )
+
+    @property
+    def frequency(self) -> FrequencyRegularization:
+        """What `passband.convert` takes for method "frequency"."""
+        return FrequencyRegularization(
+            keep=FrequencyRegularization.keep if self.keep is None else self.keep,
+            domain=self.domain,
+            order=self.order,
+            schedule=self.shrink,
+            rate=self.shrink_rate,
+            steps=self.shrink_steps,
+            restarts=self.restarts,
+            round_to=self.round_to,
+            per_layer=self.per_layer,
+            keep_last=self.keep_last,
+        )
+
+    def _check_frequency(self) -> None:
+        given = self.frequency
+        shrinks = self.method in ("frequency", "small")
+        if shrinks and self.keep is None:
+            raise ValueError(f"keep is None, but method {self.method!r} needs it: 0 < keep <= 1")
+        if self.method == "small" and self.domain != "channel":
+            raise ValueError(
+                f"domain is {self.domain!r}, which has no smaller network; use 'channel'"
+            )
+        if not shrinks and (self.keep, given) != (None, FrequencyRegularization()):
+            raise ValueError(
+                f"method is {self.method!r}, which has no keep, nor what goes with it; use method "
+                "'frequency'"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, with the version of the fields."""

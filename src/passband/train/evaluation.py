@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from passband.chain import small_network
 from passband.config import BandLimit
 from passband.convert import convert
 from passband.data import DataBundle
@@ -22,6 +23,7 @@ from passband.measure.memory import saved_bytes
 from passband.networks import create_model
 from passband.train.checkpoint_file import read_checkpoint
 from passband.train.config import TrainConfig
+from passband.train.dice import Dice
 from passband.train.parts import Parts, load_parts, size
 from passband.train.random_state import seed_generators
 from passband.train.run_folder import RunFolder
@@ -47,8 +49,12 @@ def make_model(config: TrainConfig, bundle: DataBundle) -> nn.Module:
     )
     if config.method == "band-limited":
         band_limit(model, config.band_limit)
-    if config.method == "specnet":
+    elif config.method == "specnet":
         convert(model, config.spec_net)
+    elif config.method in ("frequency", "small"):
+        convert(model, config.frequency, torch.zeros(2, *bundle.input_shape))
+    if config.method == "small":
+        model = small_network(model)
     return model.double() if config.precision == "64" else model
 
 
@@ -142,7 +148,11 @@ def evaluate_bands(
 def measure_accuracy(
     model: nn.Module, dataset: Dataset[Item], config: TrainConfig, progress: bool = False
 ) -> dict[str, Any]:
-    """Loss and accuracy on test data, with the config's batches and precision."""
+    """Loss and accuracy on test data, with the config's batches and precision.
+
+    Of a segmentation, where every point has a class, they are means over the points, and there is
+    the Dice coefficient besides.
+    """
     device = best_device()
     model = model.to(device).eval()
     loader: DataLoader[Any] = DataLoader(
@@ -153,18 +163,23 @@ def measure_accuracy(
         # disable=None: only on a terminal
         loader = tqdm(loader, "testing", leave=False, dynamic_ncols=True, disable=None)
     loss = correct = torch.zeros((), device=device)
+    points, dice = 0, Dice()
     with torch.inference_mode(), autocast(device, config.precision):
         for inputs, labels in loader:
             scores = model(cast(inputs, config.precision).to(device))
             labels = labels.to(device)
             loss = loss + F.cross_entropy(scores, labels, reduction="sum")
-            correct = correct + (scores.argmax(1) == labels).sum()
-    count = size(dataset)
+            found = scores.argmax(1)
+            correct = correct + (found == labels).sum()
+            points += labels.numel()
+            if labels.dim() > 1:  # classes of points
+                dice.add(found, labels, scores.shape[1])
     model.cpu()
     return {
-        "test_loss": loss.item() / count,
-        "test_accuracy": correct.item() / count,
-        "test_samples": count,
+        "test_loss": loss.item() / points,
+        "test_accuracy": correct.item() / points,
+        "test_samples": size(dataset),
+        **({} if dice.value is None else {"test_dice": dice.value}),
     }
 
 

@@ -14,10 +14,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
-from passband.train.callbacks import EpochBar, Recorder, StepTimer
+from passband.train.callbacks import EpochBar, Recorder, Shrink, StepTimer
 from passband.train.checkpoint_io import SafeCheckpointIO
 from passband.train.classifier import Classifier
 from passband.train.config import TrainConfig
+from passband.train.evaluation import load_run
 from passband.train.loaders import Loaders
 from passband.train.parts import Parts
 from passband.train.run_folder import RunFolder
@@ -67,6 +68,7 @@ class Loop:
         self.recorder = Recorder(folder, checkpoint_every=checkpoint_every, announce=progress)
         self.timer = StepTimer()
         bars = [EpochBar()] if progress and sys.stderr.isatty() else []
+        shrink = [Shrink()] if config.method == "frequency" else []
         try:
             with _quiet():
                 self.trainer = Trainer(
@@ -75,7 +77,7 @@ class Loop:
                     devices=config.devices,
                     strategy=config.strategy,
                     precision=config.precision,  # type: ignore[arg-type]  # a Literal there
-                    callbacks=[self.timer, self.recorder, *bars],
+                    callbacks=[self.timer, *shrink, self.recorder, *bars],
                     plugins=[SafeCheckpointIO(folder)],
                     default_root_dir=folder.path,
                     logger=False,
@@ -98,7 +100,10 @@ class Loop:
             KeyboardInterrupt: The user interrupted.
             SystemExit: The process was asked to terminate.
         """
-        classifier = Classifier(model, self.config, has_validation=parts.validation is not None)
+        teacher = None if self.config.teacher is None else load_run(self.config.teacher)[0]
+        classifier = Classifier(
+            model, self.config, has_validation=parts.validation is not None, teacher=teacher
+        )
         loaders = Loaders(parts, self.config)
         with _quiet(), _plain_exceptions(self.trainer):
             self.trainer.fit(classifier, datamodule=loaders, ckpt_path=checkpoint)

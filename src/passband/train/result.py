@@ -34,16 +34,16 @@ def conclude(
     """
     model = make_model(config, parts.bundle)
     last_checkpoint = read_checkpoint(folder.last)
-    last = _judge(last_checkpoint, model, config, parts, progress)
     try:
         best_checkpoint = read_checkpoint(folder.best)
     except (DamagedCheckpointError, FileNotFoundError) as error:
         best: dict[str, Any] | None = None
         logger.warning("%s; the result has no best epoch", error)
     else:
-        best = last
-        if _epoch(best_checkpoint) != _epoch(last_checkpoint):
-            best = _judge(best_checkpoint, model, config, parts, progress)
+        best = _judge(best_checkpoint, model, config, parts, progress)
+    last = best  # in the end the model has the last weights
+    if last is None or last["epoch"] != _epoch(last_checkpoint):
+        last = _judge(last_checkpoint, model, config, parts, progress)
     chosen_on = "test" if parts.validation is None else "validation"
     reported = "last" if parts.validation is None or best is None else "best"
     headline = last if best is None or reported == "last" else best
@@ -57,8 +57,10 @@ def conclude(
         "compression": config.compression,
         "energy": config.energy,
         "band": config.band,
+        "keep": config.keep,
         "test_accuracy": headline["test_accuracy"],
         "test_loss": headline["test_loss"],
+        **({"test_dice": headline["test_dice"]} if "test_dice" in headline else {}),
         "checkpoint": reported,
         "last": last,
         "best": best,

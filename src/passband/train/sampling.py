@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-Item = tuple[Tensor, int]
+Item = tuple[Tensor, Any]
+"""An input and its label: a class, or the classes of its points."""
 
 PADDING = -1
 IGNORED_LABEL = -100  # what torch.nn.functional.cross_entropy leaves out
@@ -157,9 +158,13 @@ class EvaluationItems(Dataset[Item]):
         """The examples of one batch, as a `DataLoader` asks for them."""
         items = fetch(self.dataset, [max(index, 0) for index in indices])
         return [
-            (input, IGNORED_LABEL if index == PADDING else label)
+            (input, _ignored(label) if index == PADDING else label)
             for index, (input, label) in zip(indices, items, strict=True)
         ]
+
+
+def _ignored(label: Any) -> Any:
+    return torch.full_like(label, IGNORED_LABEL) if isinstance(label, Tensor) else IGNORED_LABEL
 
 
 def fetch(dataset: Any, indices: list[int]) -> Sequence[Item]:

@@ -1,0 +1,172 @@
+"""Chains on the native engine: whole networks in C, for few or for many images."""
+
+import ctypes
+import threading
+from ctypes import POINTER, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from passband.chain.program import End, Program, Step, UnsupportedError
+from passband.measure.layers import undisturbed
+
+_FOLDER = Path(__file__).parent / "native"
+
+# The kernels that a machine can run, best first, by what torch says it has.
+_RUNNABLE = {"AVX512": ("avx512", "avx2", "default"), "AVX2": ("avx2", "default")}
+
+# A block of images takes about as long as this many single ones.
+_LIKE_SINGLES = 5
+
+
+class CompiledChain:
+    """A chain as a function of maps (B, C, H, W), on the CPU and without gradients.
+
+    Where the engine cannot run it, PyTorch does; `engine` says which, and `reason` why.
+
+    Args:
+        chain: What `passband.to_chain` made, or another torch.fx.GraphModule in evaluation mode.
+        example_input: A map of the size that it is called with, any batch.
+    """
+
+    def __init__(self, chain: fx.GraphModule, example_input: Tensor) -> None:
+        self.chain = chain.eval()
+        self.input_shape = tuple(example_input.shape[1:])
+        self.reason: str | None = None
+        self._lock = threading.Lock()
+        self._programs: dict[int, _Prepared] = {}
+        library = load_library()
+        if library is None:
+            self.reason = "no kernels were compiled for this machine"
+            return
+        width = int(library.passband_chain_width())
+        for lanes in (width, 1):
+            program = Program(lanes, width, int(library.passband_chain_sums()))
+            try:
+                with undisturbed(chain), torch.no_grad():
+                    program.build(chain, example_input[:1])
+            except UnsupportedError as error:
+                if lanes == width:
+                    self.reason = f"the engine has no {error}"
+                    return
+                continue
+            self._programs[lanes] = _Prepared(library, program)
+        self.width = width
+
+    @property
+    def engine(self) -> str:
+        """What runs it: "native" or "torch"."""
+        return "torch" if self.reason is not None else "native"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The output of the network for images (B, C, H, W).
+
+        Raises:
+            ValueError: They have another shape than the example.
+        """
+        if images.shape[1:] != self.input_shape:
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}; allowed is (B, "
+                f"{', '.join(map(str, self.input_shape))})"
+            )
+        if self.reason is not None or images.dtype != torch.float32 or images.is_cuda:
+            with torch.no_grad():
+                output: Tensor = self.chain(images)
+            return output
+        images = images.contiguous()
+        many, count = self._programs[self.width], len(images)
+        results = torch.empty(count, *many.program.output_shape)
+        single = count % self.width  # images that fill no block
+        if single >= _LIKE_SINGLES or 1 not in self._programs:
+            single = 0
+        source, target = images.data_ptr(), results.data_ptr()
+        with self._lock:
+            if count > single:
+                many.run(source, target, count - single)
+            if single:
+                done = 4 * (count - single)  # bytes in a number of float32
+                source += done * images[0].numel()
+                target += done * results[0].numel()
+                self._programs[1].run(source, target, single)
+        return results
+
+
+class _Prepared:
+    """A program with its memory."""
+
+    def __init__(self, library: ctypes.CDLL, program: Program) -> None:
+        self.library = library
+        self.program = program
+        self.steps = program.array()
+        self.work = torch.empty(0)
+
+    def run(self, images: int, results: int, count: int) -> None:
+        """Compute so many images at one address, to another."""
+        blocks = -(-count // self.program.lanes)
+        workers = min(torch.get_num_threads(), blocks)
+        if len(self.work) < workers * self.program.size:
+            self.work = torch.zeros(workers * self.program.size)
+        self.library.passband_run_chain(
+            self.steps, len(self.steps), self.program.input, self.program.output,
+            images, results, count, self.program.lanes, self.work.data_ptr(), self.program.size,
+            workers,
+        )  # fmt: skip
+
+
+def compile_chain(chain: nn.Module, example_input: Tensor) -> CompiledChain:
+    """A chain as a fast function on the CPU.
+
+    Args:
+        chain: What `passband.to_chain` made.
+        example_input: A map (B, C, H, W) of the size that it is called with.
+
+    Raises:
+        TypeError: The chain is no torch.fx.GraphModule.
+
+    Examples:
+        >>> import passband as pb
+        >>> model = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 8, 1))
+        >>> x = torch.randn(3, 3, 9, 9)
+        >>> report = pb.convert(model, pb.FrequencyRegularization(keep=0.1), x)
+        >>> chain = pb.to_chain(model, x, finish=True)
+        >>> fast = compile_chain(chain, x)
+        >>> torch.allclose(fast(x), chain(x), atol=1e-5)
+        True
+    """
+    if not isinstance(chain, fx.GraphModule):
+        raise TypeError(
+            f"chain is {type(chain).__name__}; allowed is what passband.to_chain returns"
+        )
+    return CompiledChain(chain, example_input)
+
+
+@cache
+def load_library() -> Any:
+    """The best kernels for this machine; None where none were compiled for it."""
+    for name in _RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("default",)):
+        try:
+            return open_library(_FOLDER / f"kernels_{name}.so")
+        except (OSError, AttributeError):  # not there, no library, or one of another version
+            continue
+    return None
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """The kernels of a file.
+
+    Raises:
+        OSError: It is no library that can be loaded here.
+        AttributeError: It lacks one of the functions.
+    """
+    library = ctypes.CDLL(str(path))
+    library.passband_run_chain.argtypes = [
+        POINTER(Step), c_int64, POINTER(End), POINTER(End), c_void_p, c_void_p, c_int64, c_int64,
+        c_void_p, c_int64, c_int64,
+    ]  # fmt: skip
+    library.passband_run_chain.restype = None
+    for name in ("passband_chain_width", "passband_chain_sums"):
+        getattr(library, name).restype = c_int64
+    return library

@@ -1,0 +1,347 @@
+/* Small convolutional networks in float32, whole, for a few or for many images at once.
+ *
+ * A map is planes of numbers with a border of zeros, one plane per channel. With many images a number
+ * is WIDTH of them, one per image ("images"); with one image it is one ("plane"), and WIDTH
+ * neighbours of a row of the plane, borders included, are computed at once. Either way a convolution
+ * is one small kernel: sums of some outputs at some positions stay in registers while all taps are
+ * gone through, each a shift of the input. program.py says what is computed, where it lies, and the
+ * shifts; every operation below is one step of that program.
+ */
+#include "core.h"
+
+#define MOST_OUTPUTS 8
+#define MOST_POSITIONS 8
+#if WIDTH == 16
+#define MOST_SUMS 24 /* of 32 registers */
+#else
+#define MOST_SUMS 12 /* of 16 */
+#endif
+
+enum { CONVOLVE, POOL_AVERAGE, POOL_MAXIMUM, ADD, AFFINE, COPY, PHASES, CLEAR_BORDERS, LINEAR };
+
+/* One step. Places are of the first number inside the border, in numbers from the workspace's start;
+ * strides are in numbers too. */
+typedef struct {
+    index_t kind;
+    index_t from, other, to;
+    index_t inputs, others, outputs; /* channels */
+    index_t rows, columns;           /* of the result */
+    index_t from_plane, from_row, from_column;
+    index_t other_plane;
+    index_t to_plane, to_row, to_column;
+    index_t taps, size; /* size: numbers to clear after the last row */
+    const index_t *shifts;
+    const float *weights; /* of a convolution, for each tile of outputs (taps, outputs of the tile) */
+    const float *bias;    /* of an affine map the shift, and the scale in `weights` */
+    const index_t *tiles; /* numbers of outputs computed together, that add up to `outputs` */
+    float low, high;      /* what results are kept within */
+} step;
+
+typedef int32_t truths __attribute__((vector_size(4 * WIDTH)));
+
+/* Where the comparison holds, one, elsewhere the other. With NaN none holds: NaN stays. */
+INLINE vector chosen(truths holds, vector one, vector other) {
+    return (vector)((holds & (truths)one) | (~holds & (truths)other));
+}
+
+INLINE vector within(vector value, float low, float high) {
+    vector l = (vector){0} + low, h = (vector){0} + high;
+    value = chosen(value < l, l, value);
+    return chosen(value > h, h, value);
+}
+
+INLINE float within_one(float value, float low, float high) {
+    value = value < low ? low : value;
+    return value > high ? high : value;
+}
+
+/* ---- convolution -------------------------------------------------------------------------------- */
+
+typedef void kernel(const step *s, const float *from, float *to, const float *weights,
+                    const float *bias);
+
+INLINE void sums(const int outputs, const int positions, const step *s, const float *from,
+                 float *to, const float *weights, const float *bias) {
+    vector sum[MOST_OUTPUTS][MOST_POSITIONS];
+#pragma GCC unroll 8
+    for (int o = 0; o < outputs; o++)
+#pragma GCC unroll 8
+        for (int p = 0; p < positions; p++) sum[o][p] = (vector){0} + bias[o];
+    const index_t column = s->from_column;
+    const float low = s->low, high = s->high;
+    for (index_t t = 0; t < s->taps; t++) {
+        const float *at = from + s->shifts[t];
+        vector x[MOST_POSITIONS];
+#pragma GCC unroll 8
+        for (int p = 0; p < positions; p++) x[p] = load(at + p * column);
+#pragma GCC unroll 8
+        for (int o = 0; o < outputs; o++)
+#pragma GCC unroll 8
+            for (int p = 0; p < positions; p++) sum[o][p] += weights[o] * x[p];
+        weights += outputs;
+    }
+#pragma GCC unroll 8
+    for (int o = 0; o < outputs; o++)
+#pragma GCC unroll 8
+        for (int p = 0; p < positions; p++)
+            store(to + o * s->to_plane + p * s->to_column, within(sum[o][p], low, high));
+}
+
+#define KERNEL(o, p)                                                                              \
+    static void sums_##o##_##p(const step *s, const float *from, float *to, const float *weights, \
+                               const float *bias) {                                               \
+        sums(o, p, s, from, to, weights, bias);                                                   \
+    }
+#define KERNELS(o) KERNEL(o, 1) KERNEL(o, 2)
+KERNELS(1) KERNELS(2) KERNELS(3) KERNELS(4) KERNELS(5) KERNELS(6) KERNELS(7) KERNELS(8)
+KERNEL(1, 3) KERNEL(2, 3) KERNEL(3, 3) KERNEL(4, 3)
+KERNEL(1, 4) KERNEL(2, 4) KERNEL(3, 4)
+KERNEL(1, 5) KERNEL(2, 5) KERNEL(1, 6) KERNEL(2, 6) KERNEL(1, 7) KERNEL(1, 8)
+#if MOST_SUMS >= 24
+KERNEL(5, 3) KERNEL(6, 3) KERNEL(7, 3) KERNEL(8, 3)
+KERNEL(4, 4) KERNEL(5, 4) KERNEL(6, 4)
+KERNEL(3, 5) KERNEL(4, 5) KERNEL(3, 6) KERNEL(4, 6) KERNEL(2, 7) KERNEL(3, 7) KERNEL(2, 8)
+KERNEL(3, 8)
+#define LARGE(o, p) sums_##o##_##p
+#else
+#define LARGE(o, p) 0
+#endif
+
+#define BY_TWO(o) sums_##o##_1, sums_##o##_2
+static kernel *const KERNEL_OF[MOST_OUTPUTS][MOST_POSITIONS] = {
+    {BY_TWO(1), sums_1_3, sums_1_4, sums_1_5, sums_1_6, sums_1_7, sums_1_8},
+    {BY_TWO(2), sums_2_3, sums_2_4, sums_2_5, sums_2_6, LARGE(2, 7), LARGE(2, 8)},
+    {BY_TWO(3), sums_3_3, sums_3_4, LARGE(3, 5), LARGE(3, 6), LARGE(3, 7), LARGE(3, 8)},
+    {BY_TWO(4), sums_4_3, LARGE(4, 4), LARGE(4, 5), LARGE(4, 6)},
+    {BY_TWO(5), LARGE(5, 3), LARGE(5, 4)},
+    {BY_TWO(6), LARGE(6, 3), LARGE(6, 4)},
+    {BY_TWO(7), LARGE(7, 3)},
+    {BY_TWO(8), LARGE(8, 3)},
+};
+
+static void convolve(const step *s, float *work) {
+    for (index_t row = 0; row < s->rows; row++) {
+        const float *weights = s->weights;
+        index_t done = 0;
+        for (const index_t *tile = s->tiles; done < s->outputs; done += *tile++) {
+            const index_t most = least(MOST_SUMS / *tile, MOST_POSITIONS);
+            index_t tiles = (s->columns + most - 1) / most, column = 0;
+            for (; tiles > 0; tiles--) {
+                index_t positions = (s->columns - column + tiles - 1) / tiles; /* of even size */
+                KERNEL_OF[*tile - 1][positions - 1](
+                    s, work + s->from + row * s->from_row + column * s->from_column,
+                    work + s->to + done * s->to_plane + row * s->to_row + column * s->to_column,
+                    weights, s->bias + done);
+                column += positions;
+            }
+            weights += *tile * s->taps;
+        }
+    }
+}
+
+/* ---- everything else ---------------------------------------------------------------------------- */
+
+/* BODY for each number of a row of the result: `i` is its place in the row, a whole vector where rows
+ * are of images, one number where they are of a plane. */
+#define FOR_EACH_ROW(planes, ...)                                                                 \
+    for (index_t c = 0; c < planes; c++)                                                          \
+        for (index_t row = 0; row < s->rows; row++) {                                             \
+            float *to = work + s->to + c * s->to_plane + row * s->to_row;                         \
+            __VA_ARGS__                                                                           \
+        }
+
+static void pool(const step *s, float *work, int maximum) {
+    const float share = 1.0f / (float)s->taps;
+    FOR_EACH_ROW(s->outputs, {
+        for (index_t column = 0; column < s->columns; column++) {
+            const float *from = work + s->from + c * s->from_plane + row * s->from_row +
+                                column * s->from_column;
+            if (s->to_column == 1) {
+                float sum = from[0];
+                for (index_t t = 1; t < s->taps; t++) {
+                    float next = from[s->shifts[t]];
+                    sum = !maximum ? sum + next : next < sum ? sum : next;
+                }
+                to[column] = within_one(maximum ? sum : sum * share, s->low, s->high);
+            } else {
+                vector sum = load(from);
+                for (index_t t = 1; t < s->taps; t++) {
+                    vector next = load(from + s->shifts[t]);
+                    if (maximum) sum = chosen(next < sum, sum, next);
+                    else sum += next;
+                }
+                sum = maximum ? sum : sum * share;
+                store(to + column * s->to_column, within(sum, s->low, s->high));
+            }
+        }
+    })
+}
+
+/* The numbers of a row of the result: positions times images. */
+INLINE index_t row_length(const step *s) { return s->columns * s->to_column; }
+
+#define WITHIN_vector within
+#define WITHIN_float within_one
+#define SUM(type, get, put)                                                                       \
+    type x = {0};                                                                                 \
+    if (has_a) x = x + get(a + i);                                                                \
+    if (has_b) x = x + get(b + i);                                                                \
+    put(to + i, WITHIN_##type(x, s->low, s->high));
+#define SCALED(type, get, put)                                                                    \
+    type x = get(a + i);                                                                          \
+    put(to + i, WITHIN_##type(x * scale + shift, s->low, s->high));
+
+static void add(const step *s, float *work) {
+    FOR_EACH_ROW(s->outputs, {
+        const float *a = work + s->from + c * s->from_plane + row * s->from_row;
+        const float *b = work + s->other + c * s->other_plane + row * s->from_row;
+        const int has_a = c < s->inputs, has_b = c < s->others;
+        const index_t length = row_length(s);
+        FOR_EACH(i, length, SUM)
+    })
+}
+
+static void affine(const step *s, float *work) {
+    FOR_EACH_ROW(s->outputs, {
+        const float *a = work + s->from + c * s->from_plane + row * s->from_row;
+        const float scale = s->weights[c], shift = s->bias[c];
+        const index_t length = row_length(s);
+        FOR_EACH(i, length, SCALED)
+    })
+}
+
+static void copy(const step *s, float *work) {
+    FOR_EACH_ROW(s->outputs, {
+        const float *a = work + s->from + c * s->from_plane + row * s->from_row;
+        if (c < s->inputs) memcpy(to, a, (size_t)row_length(s) * sizeof(float));
+        else memset(to, 0, (size_t)row_length(s) * sizeof(float));
+    })
+}
+
+/* Every second row and column, four ways: a convolution of stride 2 is one of stride 1 on those. */
+static void phases(const step *s, float *work) {
+    FOR_EACH_ROW(4 * s->inputs, {
+        const index_t phase = c % 4;
+        const float *a = work + s->from + c / 4 * s->from_plane +
+                         (2 * row + phase / 2) * s->from_row + phase % 2;
+        for (index_t column = 0; column < s->columns; column++) to[column] = a[2 * column];
+    })
+}
+
+/* What a convolution of one image wrote into the border: right of each row, and after the last. */
+static void clear_borders(const step *s, float *work) {
+    for (index_t c = 0; c < s->outputs; c++)
+        for (index_t row = 0; row < s->rows; row++) {
+            float *end = work + s->to + c * s->to_plane + row * s->to_row + s->columns;
+            const index_t count = row + 1 < s->rows ? s->to_row - s->columns : s->size;
+            for (index_t i = 0; i < count; i++) end[i] = 0;
+        }
+}
+
+/* A linear layer for one image: `outputs` is a multiple of WIDTH, weights are (inputs, outputs). */
+static void linear(const step *s, float *work) {
+    for (index_t o = 0; o < s->outputs; o += WIDTH) {
+        vector sum = load(s->bias + o);
+        for (index_t t = 0; t < s->taps; t++)
+            sum += work[s->from + s->shifts[t]] * load(s->weights + t * s->outputs + o);
+        store(work + s->to + o, within(sum, s->low, s->high));
+    }
+}
+
+static void run_steps(const step *steps, index_t count, float *work) {
+    for (const step *s = steps; s < steps + count; s++) switch (s->kind) {
+            case CONVOLVE: convolve(s, work); break;
+            case POOL_AVERAGE: pool(s, work, 0); break;
+            case POOL_MAXIMUM: pool(s, work, 1); break;
+            case ADD: add(s, work); break;
+            case AFFINE: affine(s, work); break;
+            case COPY: copy(s, work); break;
+            case PHASES: phases(s, work); break;
+            case CLEAR_BORDERS: clear_borders(s, work); break;
+            case LINEAR: linear(s, work); break;
+        }
+}
+
+/* ---- whole networks ----------------------------------------------------------------------------- */
+
+/* Where input and output of the network lie in the workspace. */
+typedef struct {
+    index_t from, channels, rows, columns, plane, row;
+} end;
+
+typedef struct {
+    const step *steps;
+    index_t count;
+    end input, output;
+    const float *images;
+    float *results;
+    index_t batch, lanes; /* lanes: images at once */
+    float *work;          /* of all workers */
+    index_t size;         /* of one */
+    index_t next;
+} run;
+
+static void read_images(const run *r, index_t first, index_t count, float *work) {
+    const end *in = &r->input;
+    const index_t image = in->channels * in->rows * in->columns;
+    const float *images = r->images + first * image;
+    for (index_t c = 0; c < in->channels; c++)
+        for (index_t row = 0; row < in->rows; row++) {
+            const float *from = images + (c * in->rows + row) * in->columns;
+            float *to = work + in->from + c * in->plane + row * in->row;
+            if (r->lanes == 1) {
+                memcpy(to, from, (size_t)in->columns * sizeof(float));
+                continue;
+            }
+            index_t column = 0;
+            for (; count == WIDTH && column + WIDTH <= in->columns; column += WIDTH) {
+                const float *rows[WIDTH];
+                float square[WIDTH * LANES];
+                for (int i = 0; i < WIDTH; i++) rows[i] = from + i * image + column;
+                transpose_in(rows, WIDTH, WIDTH, 0, square);
+                for (int i = 0; i < WIDTH; i++)
+                    store(to + (column + i) * WIDTH, load(square + i * LANES));
+            }
+            for (; column < in->columns; column++)
+                for (index_t i = 0; i < count; i++)
+                    to[column * WIDTH + i] = from[i * image + column];
+        }
+}
+
+static void write_results(const run *r, index_t first, index_t count, const float *work) {
+    const end *out = &r->output;
+    const index_t image = out->channels * out->rows * out->columns;
+    for (index_t c = 0; c < out->channels; c++)
+        for (index_t row = 0; row < out->rows; row++)
+            for (index_t column = 0; column < out->columns; column++) {
+                const float *from =
+                    work + out->from + c * out->plane + row * out->row + column * r->lanes;
+                const index_t place = (c * out->rows + row) * out->columns + column;
+                for (index_t i = 0; i < count; i++)
+                    r->results[(first + i) * image + place] = from[i];
+            }
+}
+
+static void work_on_blocks(const void *arguments, index_t worker) {
+    run *r = (run *)arguments;
+    float *work = r->work + worker * r->size;
+    for (;;) {
+        index_t block = __atomic_fetch_add(&r->next, 1, __ATOMIC_RELAXED), first = block * r->lanes;
+        if (first >= r->batch) return;
+        index_t count = least(r->lanes, r->batch - first);
+        read_images(r, first, count, work);
+        run_steps(r->steps, r->count, work);
+        write_results(r, first, count, work);
+    }
+}
+
+EXPORTED void passband_run_chain(const step *steps, index_t count, const end *input,
+                                 const end *output, const float *images, float *results,
+                                 index_t batch, index_t lanes, float *work, index_t size,
+                                 index_t workers) {
+    run r = {steps, count, *input, *output, images, results, batch, lanes, work, size, 0};
+    in_parallel(work_on_blocks, &r, workers, workers);
+}
+
+EXPORTED index_t passband_chain_width(void) { return WIDTH; }
+EXPORTED index_t passband_chain_sums(void) { return MOST_SUMS; }

@@ -1,0 +1,114 @@
+"""What a conversion to frequency regularization did, layer by layer."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from passband.config import FrequencyRegularization
+from passband.measure.table import Column, Table, format_value
+
+_COLUMNS = (
+    Column("layer", "name"),
+    Column("type", heading=None),
+    Column("result"),
+    Column("reason", heading=None),
+    Column("inputs"),
+    Column("outputs"),
+    Column("coefficients", "count", "coeffs"),
+    Column("kept", "count"),
+    Column("macs_before", "count", "MACs"),
+    Column("macs_after", "count", "after"),
+)
+_SUMS = ("coefficients", "kept", "macs_before", "macs_after")
+
+
+@dataclass(frozen=True)
+class FrequencyLayerReport:
+    """What was done to one layer, and what comes of it when the network has shrunk."""
+
+    layer: str
+    type: str
+    """Its class before the conversion."""
+    result: str
+    """"converted", or how an operation without a dual acts on coefficients."""
+    reason: str = ""
+    """Of such an operation, what that means."""
+    inputs: str = ""
+    """Channels that it reads in the end, of all: "5 of 64"."""
+    outputs: str = ""
+    """Channels that it gives in the end, of all."""
+    coefficients: int | None = None
+    """Coefficients of its weights."""
+    kept: int | None = None
+    """Those that are kept in the end."""
+    macs_before: int | None = None
+    """Multiply-accumulates for one example."""
+    macs_after: int | None = None
+    """Those of the network when it has shrunk."""
+
+    @property
+    def converted(self) -> bool:
+        """Whether the layer has coefficients for weights now."""
+        return self.result == "converted"
+
+
+@dataclass(frozen=True)
+class FrequencyReport:
+    """What `passband.convert` did with `FrequencyRegularization`; printed, a table."""
+
+    config: FrequencyRegularization
+    layers: tuple[FrequencyLayerReport, ...]
+
+    @property
+    def converted(self) -> tuple[str, ...]:
+        """Names of the converted layers."""
+        return tuple(layer.layer for layer in self.layers if layer.converted)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary per layer, with the fields of `FrequencyLayerReport`."""
+        return [asdict(layer) for layer in self.layers]
+
+    @property
+    def macs_ratio(self) -> float:
+        """Multiply-accumulates before, over those when the network has shrunk."""
+        before, after = (self._total(name) for name in ("macs_before", "macs_after"))
+        return before / max(after, 1)
+
+    @property
+    def table(self) -> Table:
+        """The report as a table with totals."""
+        totals: dict[str, Any] = dict.fromkeys(column.name for column in _COLUMNS)
+        totals["layer"] = "total"
+        totals |= {name: self._total(name) for name in _SUMS}
+        return Table(_COLUMNS, self.rows, totals, self._notes())
+
+    def __str__(self) -> str:
+        return str(self.table)
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """The rows as CSV, written to `path` when one is given."""
+        return self.table.to_csv(path)
+
+    def _total(self, name: str) -> int:
+        return sum(row[name] for row in self.rows if row[name] is not None)
+
+    def _notes(self) -> list[str]:
+        config = self.config
+        coefficients, kept = self._total("coefficients"), self._total("kept")
+        notes = [
+            f"Converted {len(self.converted)} layers; they shrink to {format_value(kept, 'count')} "
+            f"of {format_value(coefficients, 'count')} coefficients in {config.total_steps} steps "
+            f"of training. Widths and MACs are those after that, for one example."
+        ]
+        if config.domain == "channel":
+            notes.append(
+                f"MACs fall {self.macs_ratio:.1f} times. The maps are channel coefficients: batch "
+                "norm and activations act on those, which is another network than before, to be "
+                "trained as it is."
+            )
+        else:
+            notes.append("The maps are what they were: files get small, MACs stay.")
+        special = {(row.type, row.result, row.reason) for row in self.layers if row.reason}
+        notes += [f"{kind}, {result}: {reason}." for kind, result, reason in sorted(special)]
+        return notes

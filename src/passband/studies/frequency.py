@@ -1,0 +1,218 @@
+"""The frequency chain on images: accuracy against speed-up, with the control of the same widths.
+
+For each network and fraction kept: the chain with the paper's corners, the chain with a budget of
+multiplications per layer, the same with a dense teacher, and for either allocation the plain
+network of the same widths trained from scratch, alone and with the teacher. All of them see the
+same data for as many steps. The default is a small budget, to see that everything runs; the paper's
+is ``--data cifar10 --epochs 200 --networks vgg8,vgg13,resnet20,...`` on a GPU.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from passband.atomic import write_atomically
+from passband.chain import to_chain
+from passband.convert import FrequencyNetwork
+from passband.extras import require
+from passband.measure.layers import observe
+from passband.measure.table import Column, Table
+from passband.studies.registry import StudyResult
+from passband.studies.trainings import Training, train_all
+from passband.train import TrainConfig, load_run
+from passband.train.parts import load_parts, size
+
+_COLUMNS = (
+    Column("network"),
+    Column("keep", "number"),
+    Column("contender"),
+    Column("seeds", "number"),
+    Column("macs", "count", "MACs"),
+    Column("macs_ratio", "number", "fewer"),
+    Column("parameters", "count"),
+    Column("test_accuracy", "fraction", "accuracy"),
+    Column("step_milliseconds", "number", "ms a step"),
+    Column("seconds", "number", "s in all"),
+)
+_LINES = {
+    "dense": "black",
+    "chain": "tab:blue",
+    "chain, budget": "tab:green",
+    "chain, budget, taught": "tab:olive",
+    "small": "tab:orange",
+    "small, budget": "tab:red",
+    "small, budget, taught": "tab:purple",
+}
+
+
+def run(
+    out: Path,
+    *,
+    progress: bool,
+    data: str = "digits",
+    networks: str = "resnet8",
+    keeps: str = "0.1,0.02",
+    epochs: int = 3,
+    batch_size: int = 128,
+    lr: float = 0.1,
+    weight_decay: float = 5e-4,
+    shrink: str = "cosine",
+    shrink_share: float = 0.5,
+    seeds: int = 1,
+    limit_train: int = 50_000,
+    limit_test: int = 10_000,
+) -> StudyResult:
+    """Train every contender, or take up those that are done; see the module.
+
+    Args:
+        out: Folder for everything.
+        progress: Show a progress bar.
+        data: Data set of images.
+        networks: Names, between commas.
+        keeps: Fractions kept, between commas.
+        epochs: Passes over the data, the same for all.
+        batch_size: Examples per step.
+        lr: Learning rate at the start; it falls along a cosine.
+        weight_decay: Weight decay.
+        shrink: Schedule of the chains, "geometric", "linear" or "cosine".
+        shrink_share: Part of the training in which they shrink.
+        seeds: Trainings of each.
+        limit_train: Training examples, at most.
+        limit_test: Test examples, at most.
+    """
+    fractions = [float(keep) for keep in str(keeps).split(",")]
+    rows: list[dict[str, Any]] = []
+    for network in str(networks).split(","):
+        base = TrainConfig(
+            data=data, model=network, epochs=epochs, batch_size=batch_size, lr=lr,
+            weight_decay=weight_decay, scheduler="cosine", limit_train=limit_train,
+            limit_test=limit_test,
+        )  # fmt: skip
+        per_epoch = -(-size(load_parts(base).train) // batch_size)
+        steps = max(1, round(shrink_share * epochs * per_epoch))
+        seeded = [replace(base, seed=seed) for seed in range(seeds)]
+        names = {f"{network} dense seed {c.seed}": c for c in seeded}
+        dense = list(train_all(names, out / "runs", progress=progress).values())
+        rows.append(_row(network, 1.0, "dense", dense))
+        for keep in fractions:
+            for name, options in _contenders(keep, shrink, steps).items():
+                trained: list[Training] = []
+                for teacher in dense:
+                    taught = str(teacher.folder) if name.endswith("taught") else None
+                    config = replace(teacher.config, teacher=taught, **options)
+                    label = f"{network} {name} {keep:g} seed {config.seed}".replace(",", "")
+                    done = train_all({label: config}, out / "runs", progress=progress)
+                    trained += done.values()
+                rows.append(_row(network, keep, name, trained))
+                _write(out, rows)
+    for row in rows:
+        whole = next(r for r in rows if (r["network"], r["contender"]) == (row["network"], "dense"))
+        row["macs_ratio"] = round(whole["macs"] / row["macs"], 1)
+    table = Table(_COLUMNS, rows, None, [f"{epochs} epochs of {data}, the same for all."])
+    _write(out, rows)
+    figure = _figure(out, rows)
+    write_atomically(out / "report.html", _html(table, figure).encode())
+    return StudyResult(table, out / "report.html")
+
+
+def _contenders(keep: float, shrink: str, steps: int) -> dict[str, dict[str, Any]]:
+    chain = {"method": "frequency", "keep": keep, "shrink": shrink, "shrink_steps": steps}
+    small = {"method": "small", "keep": keep}
+    budget = {"per_layer": "macs"}
+    return {
+        "chain": chain,
+        "chain, budget": chain | budget,
+        "chain, budget, taught": chain | budget,
+        "small": small,
+        "small, budget": small | budget,
+        "small, budget, taught": small | budget,
+    }
+
+
+def _row(network: str, keep: float, contender: str, trained: Sequence[Training]) -> dict[str, Any]:
+    results = [training.result for training in trained]
+    model, _, bundle = load_run(trained[0].folder)
+    example = torch.zeros(2, *bundle.input_shape)
+    small = to_chain(model, example) if isinstance(model, FrequencyNetwork) else model
+
+    def mean(name: str) -> float:
+        return sum(float(result[name]) for result in results) / len(results)
+
+    return {
+        "network": network,
+        "keep": keep,
+        "contender": contender,
+        "seeds": len(results),
+        "macs": _macs(small, example[:1]),
+        "macs_ratio": None,
+        "parameters": sum(p.numel() for p in small.parameters()),
+        "test_accuracy": mean("test_accuracy"),
+        "step_milliseconds": round(mean("step_milliseconds"), 2),
+        "seconds": round(mean("seconds"), 1),
+    }
+
+
+def _macs(model: nn.Module, example: torch.Tensor) -> int:
+    return sum(use.macs for use in observe(model, example).layers.values())
+
+
+def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """The rows so far, as CSV and JSON."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [column.name for column in _COLUMNS], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(out / "table.csv", text.getvalue().encode())
+    write_atomically(out / "result.json", (json.dumps(list(rows), indent=2) + "\n").encode())
+
+
+def _figure(out: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """Accuracy against speed-up, one panel per network and one for their average."""
+    figure_class = require("matplotlib.figure", extra="report").Figure
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    panels = [*networks, "average"] if len(networks) > 1 else networks
+    figure = figure_class(figsize=(4.5 * len(panels), 3.6), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for contender, colour in _LINES.items():
+            points = _points(rows, contender, networks if panel == "average" else [panel])
+            mark = "o-" if contender != "dense" else "s"
+            axes.plot(*zip(*points, strict=True), mark, color=colour, label=contender)
+        axes.set_xscale("log")
+        axes.set_xlabel("times fewer multiplications")
+        axes.set_ylabel("test accuracy (%)")
+        axes.set_title(panel)
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    path = out / "accuracy.svg"
+    figure.savefig(path)
+    return path
+
+
+def _points(
+    rows: Sequence[dict[str, Any]], contender: str, networks: Sequence[str]
+) -> list[tuple[float, float]]:
+    """(times fewer, accuracy) at each fraction kept, the mean over networks."""
+    own = [r for r in rows if r["contender"] == contender and r["network"] in networks]
+    points = []
+    for keep in dict.fromkeys(row["keep"] for row in own):
+        there = [row for row in own if row["keep"] == keep]
+        fewer = sum(row["macs_ratio"] for row in there) / len(there)
+        accuracy = sum(row["test_accuracy"] for row in there) / len(there)
+        points.append((fewer, 100 * accuracy))
+    return sorted(points)
+
+
+def _html(table: Table, figure: Path) -> str:
+    return (
+        "<!doctype html><meta charset=utf-8><title>Frequency chain</title>"
+        "<style>body{font-family:sans-serif;margin:2em}</style><h1>Frequency chain</h1>"
+        f"{figure.read_text().partition('<svg')[1]}{figure.read_text().partition('<svg')[2]}"
+        f"<pre>{table}</pre>"
+    )

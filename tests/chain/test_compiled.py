@@ -1,0 +1,187 @@
+"""The native engine against PyTorch, whatever the instruction set."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from passband.chain import compile_chain, compiled
+from passband.chain.compiled import CompiledChain, load_library, open_library
+from tests.convert.frequency.cases import NETWORKS, maps, trained
+from tests.support import relative_error
+
+ROUNDING = 1e-5  # the same sums in another order, in float32, in up to a hundred layers
+LIBRARIES = sorted(Path(compiled.__file__).parent.glob("native/kernels_*.so"))
+
+pytestmark = pytest.mark.skipif(load_library() is None, reason="no kernels were compiled here")
+
+
+@pytest.fixture(params=LIBRARIES, ids=lambda path: path.stem)
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the compiled libraries that this machine can run."""
+    runnable = compiled._RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("default",))
+    if request.param.stem.removeprefix("kernels_") not in runnable:
+        pytest.skip("of another processor")
+    monkeypatch.setattr(compiled, "load_library", lambda: open_library(request.param))
+
+
+def engine(model: nn.Module, shape: tuple[int, ...]) -> CompiledChain:
+    graph = model if isinstance(model, fx.GraphModule) else fx.symbolic_trace(model)
+    return compile_chain(graph.eval(), torch.zeros(1, *shape))
+
+
+def check(model: nn.Module, shape: tuple[int, ...], batches: tuple[int, ...] = (1, 3, 21)) -> None:
+    fast = engine(model, shape)
+    assert fast.engine == "native", fast.reason
+    for batch in batches:
+        x = maps(shape, batch)
+        with torch.no_grad():
+            assert relative_error(fast(x), model(x)) < ROUNDING
+
+
+@pytest.mark.parametrize(
+    "name", ["vgg8", "resnet20", "resnet18", "wrn-40-2", "densenet121", "mobilenetv2"]
+)
+def test_it_runs_the_chains(name: str) -> None:
+    from passband import to_chain
+
+    shape = dict(NETWORKS)[name]
+    chain = to_chain(trained(name, shape), maps(shape))
+    check(chain, shape)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("size", [(5, 7), (8, 8), (16, 16), (33, 18)], ids=str)
+@pytest.mark.parametrize("channels", [1, 2, 5, 9, 17])
+def test_convolutions(channels: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(channels)
+    model = nn.Sequential(
+        nn.Conv2d(3, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, 7, 1, bias=False),
+        nn.Conv2d(7, channels + 1, 5, padding=2), nn.ReLU6(),
+    )  # fmt: skip
+    check(model, (3, *size))
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("size", [(8, 8), (9, 7), (12, 6)], ids=str)
+def test_strides(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 6, 3, 2, 1), nn.Conv2d(6, 4, 1)
+    )
+    check(model, (2, *size))
+    check(nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.Conv2d(5, 6, 1, 2)), (2, *size))
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.AvgPool2d(2),
+        nn.MaxPool2d(2),
+        nn.AvgPool2d(3, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, padding=1, groups=6),
+        nn.Conv2d(6, 9, 3, padding=1, groups=3),
+        nn.Conv2d(6, 6, 3, 2, 1, groups=6),
+        nn.Conv2d(6, 4, 3, padding=2, dilation=2),
+    ],
+    ids=lambda layer: str(layer),
+)
+def test_layers(layer: nn.Module) -> None:
+    check(nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), layer), (2, 8, 10))
+
+
+@pytest.mark.usefixtures("library")
+def test_batch_norm_sums_and_concatenations() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 5, 3, padding=1)
+            self.norm, self.c = nn.BatchNorm2d(8), nn.Conv2d(13, 4, 1)
+            self.linear = nn.Linear(4 * 6 * 5, 11)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = self.a(x)
+            b = self.b(torch.relu(self.norm(a)))
+            s = torch.relu(torch.add(a, nn.functional.pad(b, [0, 0, 0, 0, 0, 3])))
+            out: Tensor = self.linear(torch.flatten(self.c(torch.cat([s, b], 1)), 1))
+            return out
+
+    torch.manual_seed(0)
+    model = Net()
+    model(torch.randn(8, 3, 6, 5))
+    check(model.eval(), (3, 6, 5))
+
+
+@pytest.mark.usefixtures("library")
+def test_values_that_are_not_finite_go_through() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 1))
+    fast = engine(model, (1, 6, 6))
+    for batch in (1, 17):
+        x = maps((1, 6, 6), batch)
+        x[0, 0, 2, 3] = math.nan
+        with torch.no_grad():
+            assert torch.equal(fast(x).isnan(), model(x).isnan())
+        x[0, 0, 2, 3] = 1.0
+        with torch.no_grad():  # and leave no trace
+            assert relative_error(fast(x), model(x)) < ROUNDING
+
+
+def test_several_threads_share_out_the_images() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 5, 3, padding=1))
+    fast, x = engine(model, (3, 9, 9)), maps((3, 9, 9), 70)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        two = fast(x)
+        torch.set_num_threads(1)
+        assert torch.equal(fast(x), two)
+    finally:
+        torch.set_num_threads(threads)
+    with torch.no_grad():
+        assert relative_error(two, model(x)) < ROUNDING
+    assert fast(x[:0]).shape == (0, 5, 9, 9)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh()), "the engine has no Tanh"),
+        (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), "padding_mode reflect"),
+        (nn.Sequential(nn.ConvTranspose2d(3, 4, 2, 2)), "the engine has no ConvTranspose2d"),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(2)), "to more than one point"),
+    ],
+)
+def test_what_it_cannot_run_pytorch_does(model: nn.Module, reason: str) -> None:
+    fast = engine(nn.Sequential(model), (3, 8, 8))
+    assert fast.engine == "torch"
+    assert fast.reason is not None and reason in fast.reason
+    x = maps((3, 8, 8))
+    with torch.no_grad():
+        assert torch.equal(fast(x), model(x))
+
+
+def test_without_kernels_pytorch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "load_library", lambda: None)
+    fast = engine(nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 8, 8))
+    assert fast.reason == "no kernels were compiled for this machine"
+    assert fast(maps((3, 8, 8))).shape == (6, 4, 6, 6)
+
+
+def test_errors() -> None:
+    fast = engine(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)), (3, 8, 8))
+    with pytest.raises(
+        ValueError, match=r"images have shape \(1, 3, 9, 8\); allowed is \(B, 3, 8,"
+    ):
+        fast(torch.zeros(1, 3, 9, 8))
+    with pytest.raises(TypeError, match="chain is Conv2d; allowed is what"):
+        compile_chain(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 4, 4))
+    x = maps((3, 8, 8)).double()
+    with pytest.raises(RuntimeError):  # torch's own, of the weights' type
+        fast(x)

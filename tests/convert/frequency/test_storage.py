@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from passband import FrequencyRegularization, FrequencyScheduler, convert, load, save
+from passband.convert.frequency.network import frequency_layers
+from passband.tensor_file import read_tensors
+from tests.convert.frequency.cases import dense, maps, trained
+from tests.support import relative_error
+
+SHAPE = (3, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "densenet121", "mobilenetv2", "vgg8"])
+@pytest.mark.parametrize("half", [False, True])
+def test_only_what_is_kept_is_stored(name: str, half: bool, tmp_path: Path) -> None:
+    model = trained(name, SHAPE)
+    path = tmp_path / "net.safetensors"
+    save(model, path, half=half)
+    again = load(path)
+    # half precision has 11 bits, and batch norm on small maps scales its rounding up
+    error = relative_error(again(maps(SHAPE)), model(maps(SHAPE)))
+    assert error < 0.05 if half else error == 0
+    assert not again.training
+    stored, _ = read_tensors(path, format="passband-model-1", extra="files")
+    floating = [tensor for tensor in stored.values() if tensor.is_floating_point()]
+    assert {tensor.dtype for tensor in floating} == {torch.float16 if half else torch.float32}
+    for layer_name, layer in frequency_layers(model):
+        assert stored[f"{layer_name}.weight"].shape == (layer.corner.count,)
+    whole = sum(p.numel() for p in dense(name, SHAPE).parameters())
+    assert sum(tensor.numel() for tensor in floating) < 0.3 * whole
+
+
+def test_a_network_that_is_still_shrinking(tmp_path: Path) -> None:
+    model = dense("resnet20", SHAPE)
+    convert(model, FrequencyRegularization(keep=0.05), maps(SHAPE))
+    FrequencyScheduler(model).set_step(50)
+    save(model, tmp_path / "net.safetensors")
+    again = load(tmp_path / "net.safetensors")
+    assert again.training
+    assert torch.equal(again.eval()(maps(SHAPE)), model.eval()(maps(SHAPE)))
+
+
+def test_into_a_model_converted_or_not(tmp_path: Path) -> None:
+    source = trained("resnet20", SHAPE)
+    save(source, tmp_path / "net.safetensors")
+    for converted in (False, True):
+        model = dense("resnet20", SHAPE, seed=4)
+        if converted:
+            convert(model, FrequencyRegularization(keep=0.5), maps(SHAPE))
+        assert load(tmp_path / "net.safetensors", model) is model
+        assert torch.equal(model.eval()(maps(SHAPE)), source(maps(SHAPE)))
+    with pytest.raises(ValueError, match="is of another architecture than model"):
+        load(tmp_path / "net.safetensors", dense("resnet56", SHAPE))
+
+
+def test_kilobytes_in_the_spatial_domain(tmp_path: Path) -> None:
+    """The 2023 paper's files: LeNet-5 in 776 numbers of two bytes each."""
+    model = dense("lenet5", (1, 28, 28))
+    config = FrequencyRegularization(keep=0.0018, domain="spatial", order="zigzag")
+    convert(model, config, torch.zeros(1, 1, 28, 28))
+    FrequencyScheduler(model).finish()
+    path = tmp_path / "net.safetensors"
+    save(model, path, half=True)
+    numbers = sum(layer.corner.count for _, layer in frequency_layers(model))
+    assert numbers < 800
+    # two bytes for each number and bias; names and digest are the rest
+    assert path.stat().st_size < 2 * (numbers + 584) + 4096
+    again = load(path)
+    model.half().float()
+    assert relative_error(again(torch.ones(1, 1, 28, 28)), model(torch.ones(1, 1, 28, 28))) < 1e-5
+
+
+def test_numbers_too_large_for_half_precision(tmp_path: Path) -> None:
+    model = dense("resnet20", SHAPE)
+    with torch.no_grad():
+        model.get_parameter("0.weight").fill_(1e6)
+    with pytest.raises(ValueError, match=r"0\.weight has numbers beyond 65504"):
+        save(model, tmp_path / "net.safetensors", half=True)
+    assert not list(tmp_path.iterdir())
