@@ -15,20 +15,10 @@ typedef struct {
 
 #define TERMS 16 /* of one task */
 
-/* sum_s coefficient[s] from[s] of rows of `size` numbers. */
-static void combine(const float *coefficient, index_t count, float sign, const float *from,
-                    index_t size, float *to) {
-    for (index_t i = 0; i < size; i += WIDTH) {
-        vector sum = {0};
-        for (index_t s = 0; s < count; s++) sum += coefficient[s] * load(from + s * size + i);
-        store(to + i, sign * sum);
-    }
-}
-
 typedef struct {
     index_t block, first, last, lanes; /* the terms from first to last of a block of lanes */
     index_t line;                      /* numbers of one row of folded taps */
-    float *near, *before, *half, *folded, *transformed;
+    float *near, *before, *half, *folded;
 } taps_task;
 
 static taps_task taps_task_of(const taps_arguments *t, index_t task) {
@@ -38,12 +28,11 @@ static taps_task taps_task_of(const taps_arguments *t, index_t task) {
     taps_task k = {.block = task / groups, .first = task % groups * TERMS, .line = line};
     k.last = least(k.first + TERMS, t->terms);
     k.lanes = least(t->lanes - k.block * LANES, LANES);
-    float *left = scratch(2 * taps + (t->rows->points + components(t->rows) + 1) * line + 128);
+    float *left = scratch(2 * taps + (t->rows->points + components(t->rows)) * line + 128);
     k.near = take(&left, taps);
     k.before = take(&left, taps);
     k.half = take(&left, t->rows->points * line);
     k.folded = take(&left, components(t->rows) * line);
-    k.transformed = take(&left, line);
     return k;
 }
 
@@ -90,40 +79,40 @@ static void scatter_taps(const taps_arguments *t, const taps_task *k, const floa
         }
 }
 
+/* Where the numbers of one term begin; `u_row` numbers from one row frequency to the next and
+ * `c_row` from one column slot to the next. */
+static float *packed_term(const taps_arguments *t, const taps_task *k, index_t term, index_t *u_row,
+                          index_t *c_row) {
+    *c_row = t->terms * LANES;
+    *u_row = components(t->columns) * *c_row;
+    return t->packed + k->block * frequencies(t->rows) * *u_row + term * LANES;
+}
+
 static void pack_taps_task(const void *pointer, index_t task) {
     const taps_arguments *t = pointer;
     const axis *rows = t->rows, *columns = t->columns;
     const taps_task k = taps_task_of(t, task);
     const index_t width = columns->points, taps = rows->points * width;
+    const index_t even = rows->slots, odd = rows->odd_slots;
     gather_taps(t, &k, t->weight + first_tap(t, &k), t->end, k.near);
     for (index_t term = k.first; term < k.last; term++) {
         const float *near = k.near + (term - k.first) * taps * LANES;
+        float *odd_rows = k.folded + even * k.line;
         for (index_t i = 0; i < rows->points; i++)
             fold(columns, LANES, near + i * width * LANES, k.half + i * k.line,
                  k.half + i * k.line + columns->slots * LANES);
-        fold(rows, k.line, k.half, k.folded, k.folded + rows->slots * k.line);
-        for (index_t u = 0; u < frequencies(rows); u++) {
-            if (u < rows->cosines)
-                combine(rows->cosine + u * rows->slots, rows->slots, 1, k.folded, k.line,
-                        k.transformed);
-            else
-                combine(rows->sine + (u - rows->cosines) * rows->odd_slots, rows->odd_slots,
-                        t->sign, k.folded + rows->slots * k.line, k.line, k.transformed);
-            float *to = t->packed + ((k.block * frequencies(rows) + u) * components(columns) *
-                                         t->terms + term) * LANES;
-            for (index_t c = 0; c < components(columns); c++)
-                memcpy(to + c * t->terms * LANES, k.transformed + c * LANES,
-                       LANES * sizeof(float));
+        fold(rows, k.line, k.half, k.folded, odd_rows);
+        for (index_t i = 0; t->sign < 0 && i < odd * k.line; i += WIDTH)
+            store(odd_rows + i, -load(odd_rows + i));
+        index_t u_row, c_row;
+        float *to = packed_term(t, &k, term, &u_row, &c_row);
+        for (index_t c = 0; c < components(columns); c++, to += c_row) {
+            multiply(rows->cosines, LANES, even, rows->cosine, even, 1, k.folded + c * LANES, k.line,
+                     to, u_row, 0);
+            multiply(rows->sines, LANES, odd, rows->sine, odd, 1, odd_rows + c * LANES, k.line,
+                     to + rows->cosines * u_row, u_row, 0);
         }
     }
-}
-
-/* to[s] += coefficient[s] from, of rows of `size` numbers. */
-static void spread(const float *coefficient, index_t count, const float *from, index_t size,
-                   float *to) {
-    for (index_t s = 0; s < count; s++)
-        for (index_t i = 0; i < size; i += WIDTH)
-            store(to + s * size + i, load(to + s * size + i) + coefficient[s] * load(from + i));
 }
 
 /* The adjoint of packing: the gradient of the filters. */
@@ -132,23 +121,19 @@ static void unpack_taps_task(const void *pointer, index_t task) {
     const axis *rows = t->rows, *columns = t->columns;
     const taps_task k = taps_task_of(t, task);
     const index_t width = columns->points, taps = rows->points * width;
+    const index_t even = rows->slots, odd = rows->odd_slots;
     for (index_t term = k.first; term < k.last; term++) {
-        memset(k.folded, 0, (size_t)(components(rows) * k.line) * sizeof(float));
-        for (index_t u = 0; u < frequencies(rows); u++) {
-            const float *from = t->packed + ((k.block * frequencies(rows) + u) *
-                                                 components(columns) * t->terms + term) * LANES;
-            for (index_t c = 0; c < components(columns); c++)
-                memcpy(k.transformed + c * LANES, from + c * t->terms * LANES,
-                       LANES * sizeof(float));
-            if (u < rows->cosines)
-                spread(rows->cosine + u * rows->slots, rows->slots, k.transformed, k.line,
-                       k.folded);
-            else
-                spread(rows->sine + (u - rows->cosines) * rows->odd_slots, rows->odd_slots,
-                       k.transformed, k.line, k.folded + rows->slots * k.line);
+        index_t u_row, c_row;
+        const float *from = packed_term(t, &k, term, &u_row, &c_row);
+        float *odd_rows = k.folded + even * k.line;
+        for (index_t c = 0; c < components(columns); c++, from += c_row) {
+            multiply(even, LANES, rows->cosines, rows->cosine, 1, even, from, u_row,
+                     k.folded + c * LANES, k.line, 0);
+            multiply(odd, LANES, rows->sines, rows->sine, 1, odd, from + rows->cosines * u_row,
+                     u_row, odd_rows + c * LANES, k.line, 0);
         }
         float *near = k.near + (term - k.first) * taps * LANES;
-        unfold(rows, k.line, k.folded, k.folded + rows->slots * k.line, k.half);
+        unfold(rows, k.line, k.folded, odd_rows, k.half);
         for (index_t i = 0; i < rows->points; i++)
             unfold(columns, LANES, k.half + i * k.line,
                    k.half + i * k.line + columns->slots * LANES, near + i * width * LANES);

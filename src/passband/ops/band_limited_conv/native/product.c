@@ -247,63 +247,71 @@ typedef struct {
     index_t outputs, g_image; /* of `g_image` channels of an image, `outputs` are used */
     const axis *rows, *columns, *taps_axis;
     float *taps;
+    index_t chunk; /* column frequencies at a time */
 } correlate_arguments;
 
-/* The adjoint of `filter_parts`: from products of conjugates to the filters' cosine and sine. */
-INLINE void gather_parts_of(const correlate_arguments *p, const bin *b, const float *products,
-                            index_t part, index_t size, float *c, float *s, index_t stage_size,
-                            const index_t even, const index_t odd) {
-    const axis *ax = p->taps_axis;
-    const float *cosine = ax->cosine + b->v * even, *sine = ax->sine + (b->v - 1) * odd;
+/* The adjoint of `filter_parts`, first step: the coefficients cc, cs, sc, ss of the filters' gradient
+ * from products of conjugates, each `kind` apart. */
+static void coefficients_of(const bin *b, const float *products, index_t part, index_t size,
+                            float *to, index_t kind) {
+    const float *p2 = products, *p3 = p2 + part, *p1 = p3 + part;
+    const float *q2 = p1 + part, *q3 = q2 + part, *q1 = q3 + part;
+    if (b->parts == 1) {
+        memcpy(to, products, (size_t)size * sizeof(float));
+        return;
+    }
+    float *imag = to + (b->row_sine ? 2 : 1) * kind; /* of one bin, whose sine is along one axis */
     for (index_t i = 0; i < size; i += WIDTH) {
-        vector cc, cs = {0}, sc = {0}, ss = {0};
-        if (b->parts == 1) {
-            cc = load(products + i);
-        } else {
-            vector p2 = load(products + i), p3 = load(products + part + i);
-            vector p1 = load(products + 2 * part + i);
-            vector real = p1 - p3, imag = p1 + p2;
-            cc = real;
-            if (b->parts == 3) {
-                if (b->row_sine) sc = imag;
-                else cs = imag;
-            } else {
-                p2 = load(products + 3 * part + i);
-                p3 = load(products + 4 * part + i);
-                p1 = load(products + 5 * part + i);
-                vector minus_real = p1 - p3, minus_imag = p1 + p2;
-                cc = 0.5f * (real + minus_real);
-                ss = 0.5f * (minus_real - real);
-                cs = 0.5f * (imag + minus_imag);
-                sc = 0.5f * (imag - minus_imag);
-            }
+        vector real_part = load(p1 + i) - load(p3 + i), imag_part = load(p1 + i) + load(p2 + i);
+        if (b->parts == 3) {
+            store(to + i, real_part);
+            store(imag + i, imag_part);
+            continue;
         }
-        for (index_t t = 0; t < even; t++)
-            store(c + t * stage_size + i, load(c + t * stage_size + i) + cosine[t] * cc);
-        if (b->column_sine)
-            for (index_t t = even; t < even + odd; t++)
-                store(c + t * stage_size + i, load(c + t * stage_size + i) + sine[t - even] * cs);
-        if (b->row_sine) {
-            for (index_t t = 0; t < even; t++)
-                store(s + t * stage_size + i, load(s + t * stage_size + i) + cosine[t] * sc);
-            if (b->column_sine)
-                for (index_t t = even; t < even + odd; t++)
-                    store(s + t * stage_size + i, load(s + t * stage_size + i) + sine[t - even] * ss);
-        }
+        vector minus_real = load(q1 + i) - load(q3 + i), minus_imag = load(q1 + i) + load(q2 + i);
+        store(to + i, 0.5f * (real_part + minus_real));
+        store(to + kind + i, 0.5f * (imag_part + minus_imag));
+        store(to + 2 * kind + i, 0.5f * (imag_part - minus_imag));
+        store(to + 3 * kind + i, 0.5f * (minus_real - real_part));
     }
 }
 
-static void gather_parts(const correlate_arguments *p, const bin *b, const float *products,
-                         index_t part, index_t size, float *c, float *s, index_t stage_size) {
-    const index_t even = p->taps_axis->slots, odd = p->taps_axis->odd_slots;
-#define TAPS(e, o)                                                                                \
-    if (even == e && odd == o) {                                                                  \
-        gather_parts_of(p, b, products, part, size, c, s, stage_size, e, o);                      \
-        return;                                                                                   \
+/* Second step: those of the column frequencies from `first_v` on, `one` apart, added to slots of the
+ * columns, which lie `slot` apart. */
+static void add_to_slots(const axis *taps, const axis *columns, index_t first_v, index_t last_v,
+                         const float *of_cosine, const float *of_sine, index_t one, index_t size,
+                         float *to, index_t slot) {
+    const index_t even = taps->slots, odd = taps->odd_slots;
+    multiply(even, size, last_v - first_v, taps->cosine + first_v * even, 1, even, of_cosine, one, to,
+             slot, 1);
+    const index_t first = first_v < 1 ? 1 : first_v, last = least(last_v, columns->sines + 1);
+    if (first < last)
+        multiply(odd, size, last - first, taps->sine + (first - 1) * odd, 1, odd,
+                 of_sine + (first - first_v) * one, one, to + even * slot, slot, 1);
+}
+
+/* Both spectra at one pair of frequencies: Xr, Xi, Xr + Xi of the conjugate, and Gi - Gr, Gr + Gi,
+ * Gr, with rows of LANES channels per image. */
+static void split_both(const correlate_arguments *p, index_t index, index_t u, index_t v,
+                       index_t input_block, index_t inputs, index_t block, index_t lanes, float *x,
+                       float *g) {
+    const bin b = bin_at(p->rows, p->columns, u, v);
+    const index_t part = p->batch * LANES;
+    x += index * MAX_PARTS * part;
+    g += index * MAX_PARTS * part;
+    for (index_t n = 0; n < p->batch; n++) {
+        split(&b, p->x + n * p->inputs + input_block * LANES, p->x_row, inputs, -1, x + n * LANES,
+              part);
+        split(&b, p->g + n * p->g_image + block * LANES, p->g_row, lanes, 1, g + n * LANES, part);
     }
-    USUAL_TAPS
-#undef TAPS
-    gather_parts_of(p, b, products, part, size, c, s, stage_size, even, odd);
+    for (int first = 0; first < b.parts - 1; first += 3)
+        for (index_t i = 0; i < part; i += WIDTH) {
+            float *at = g + first * part + i;
+            vector real = load(at), imag = load(at + part), sum = load(at + 2 * part);
+            store(at, imag - real);
+            store(at + part, sum);
+            store(at + 2 * part, real);
+        }
 }
 
 static void correlate_task(const void *pointer, index_t task) {
@@ -315,41 +323,40 @@ static void correlate_task(const void *pointer, index_t task) {
     const index_t lanes = least(p->outputs - block * LANES, LANES), computed = whole_vectors(lanes);
     const index_t inputs = least(p->inputs - input_block * LANES, LANES), size = inputs * LANES;
     const index_t slots = components(p->taps_axis), part = p->batch * LANES;
-    const index_t strip_part = STRIP * LANES;
-    float *left = scratch(2 * slots * size + MAX_PARTS * (2 * part + strip_part) + 128);
+    const index_t strip_part = STRIP * LANES, one = MAX_PARTS * part;
+    const index_t kind = p->chunk * strip_part; /* of the coefficients cc, cs, sc, ss */
+    const int row_sine = u >= 1 && u <= p->rows->sines;
+    float *left = scratch(2 * slots * size + (2 * p->chunk * one) + MAX_PARTS * strip_part +
+                          4 * kind + 128);
     float *stage = take(&left, 2 * slots * size);
-    float *x = take(&left, MAX_PARTS * part), *g = take(&left, MAX_PARTS * part);
-    float *products = take(&left, MAX_PARTS * strip_part);
+    float *x = take(&left, p->chunk * one), *g = take(&left, p->chunk * one);
+    float *products = take(&left, MAX_PARTS * strip_part), *coefficients = take(&left, 4 * kind);
     memset(stage, 0, (size_t)(2 * slots * size) * sizeof(float));
-    memset(g, 0, (size_t)(MAX_PARTS * part) * sizeof(float)); /* lanes that are not there */
+    memset(g, 0, (size_t)(p->chunk * one) * sizeof(float)); /* lanes that are not there */
 
-    for (index_t v = 0; v < p->columns->cosines; v++) {
-        const bin b = bin_at(p->rows, p->columns, u, v);
-        for (index_t n = 0; n < p->batch; n++) {
-            split(&b, p->x + n * p->inputs + input_block * LANES, p->x_row, inputs, -1,
-                  x + n * LANES, part);
-            split(&b, p->g + n * p->g_image + block * LANES, p->g_row, lanes, 1, g + n * LANES,
-                  part);
-        }
-        /* with X conjugated: Xr (Gi - Gr), Xi (Gr + Gi), (Xr + Xi) Gr */
-        for (int first = 0; first < b.parts - 1; first += 3)
-            for (index_t i = 0; i < part; i += WIDTH) {
-                float *at = g + first * part + i;
-                vector real = load(at), imag = load(at + part), sum = load(at + 2 * part);
-                store(at, imag - real);
-                store(at + part, sum);
-                store(at + 2 * part, real);
-            }
+    for (index_t first_v = 0; first_v < p->columns->cosines; first_v += p->chunk) {
+        const index_t last_v = least(first_v + p->chunk, p->columns->cosines);
+        for (index_t v = first_v; v < last_v; v++)
+            split_both(p, v - first_v, u, v, input_block, inputs, block, lanes, x, g);
         for (index_t first = 0; first < inputs; first += STRIP) {
             const index_t count = least(inputs - first, STRIP);
-            for (int n = 0; n < b.parts; n++)
-                multiply(count, computed, p->batch, x + n * part + first, 1, LANES, g + n * part,
-                         LANES, products + n * strip_part, LANES, 0);
-            gather_parts(p, &b, products, strip_part, count * LANES, stage + first * LANES,
-                         stage + slots * size + first * LANES, size);
+            for (index_t v = first_v; v < last_v; v++) {
+                const bin b = bin_at(p->rows, p->columns, u, v);
+                const index_t at = (v - first_v) * one;
+                for (int n = 0; n < b.parts; n++)
+                    multiply(count, computed, p->batch, x + at + n * part + first, 1, LANES,
+                             g + at + n * part, LANES, products + n * strip_part, LANES, 0);
+                coefficients_of(&b, products, strip_part, count * LANES,
+                                coefficients + (v - first_v) * strip_part, kind);
+            }
+            for (int sine = 0; sine <= row_sine; sine++) {
+                const float *from = coefficients + 2 * sine * kind;
+                add_to_slots(p->taps_axis, p->columns, first_v, last_v, from, from + kind,
+                             strip_part, count * LANES,
+                             stage + sine * slots * size + first * LANES, size);
+            }
         }
     }
-    const int row_sine = u >= 1 && u <= p->rows->sines;
     for (int sine = 0; sine <= row_sine; sine++) {
         const index_t row = sine ? p->rows->cosines + u - 1 : u;
         for (index_t c = 0; c < slots; c++) {
@@ -366,8 +373,11 @@ EXPORTED void passband_correlate(const float *x, index_t x_row, index_t inputs, 
                                  index_t g_row, index_t g_image, index_t outputs, index_t batch,
                                  const axis *rows, const axis *columns, const axis *taps_axis,
                                  float *taps, index_t threads) {
+    /* their spectra stay in the second cache, and every slot is read and written once for all */
+    index_t chunk = least(2 * CACHED / (2 * MAX_PARTS * batch * LANES), columns->cosines);
+    if (chunk < 1) chunk = 1;
     correlate_arguments p = {x, g, x_row, g_row, batch, inputs, outputs, g_image, rows, columns,
-                             taps_axis, taps};
+                             taps_axis, taps, chunk};
     in_parallel(correlate_task, &p,
                 ((outputs + LANES - 1) / LANES) * ((inputs + LANES - 1) / LANES) * rows->cosines,
                 threads);
