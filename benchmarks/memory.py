@@ -204,7 +204,8 @@ def measure(name: str, batch: int, rounds: int, device: str) -> list[dict[str, A
         found[contender] = (kept, peak_bytes(step, device))
         step.optimizer.zero_grad(set_to_none=True)
         print(f"{name}: {contender.name}: kept {kept / 2**20:.1f} MiB", file=sys.stderr, flush=True)
-    seconds = dict(zip(steps, alternate(list(steps.values()), rounds, device=device), strict=True))
+    times = alternate(list(steps.values()), rounds, device=device) if rounds else []
+    seconds = dict(zip(steps, times, strict=False))
     first = CONTENDERS[0]
     rows = []
     for contender, (kept, peak) in found.items():
@@ -224,8 +225,8 @@ def measure(name: str, batch: int, rounds: int, device: str) -> list[dict[str, A
                 "kept": kept / found[first][0],
                 "peak_bytes": peak,
                 "peak": peak / found[first][1],
-                "step_seconds": seconds[contender],
-                "time": seconds[contender] / seconds[first],
+                "step_seconds": seconds.get(contender, ""),
+                "time": seconds[contender] / seconds[first] if seconds else "",
                 "gradient_error": error,
                 **provenance(device),
             }
@@ -286,7 +287,7 @@ def main() -> None:
         command.add_argument("--networks", nargs="+", default=NETWORKS)
         command.add_argument("--quick", action="store_true", help="tiny, and nothing is written")
     table.add_argument("--batch", type=int, default=128)
-    table.add_argument("--rounds", type=int, default=5)
+    table.add_argument("--rounds", type=int, default=5, help="timed steps of each; 0 times none")
     table.add_argument("--device", default="cpu")
     most.add_argument("--limit-mib", type=int, default=LIMIT_MIB)
     one = commands.add_parser("trial", help="one batch under a limit: what `largest` starts")

@@ -177,3 +177,6 @@ def test_exact_memory_blocks_run_eagerly_between_graphs() -> None:
     assert_same(training_step(model, maps(3, 2), compiled), expected, TOLERANCE)
     with pytest.raises(Exception, match="exact-memory block"):
         traced(model)(maps(3, 2))
+    with torch.no_grad():  # one graph of the single modules
+        model.eval()
+        assert relative_error(traced(model)(maps(3, 2)), model(maps(3, 2))) <= TOLERANCE

@@ -181,6 +181,14 @@ class TestModel:
         pb.save(model, tmp_path / "net.safetensors")
         assert fused_settings(pb.load(tmp_path / "net.safetensors", fresh)) is None
 
+    def test_export(self, tmp_path: Path) -> None:
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(name)
+        model = make_resnet8()
+        convert(model, memory="exact")
+        pb.export_onnx(model, images(2), tmp_path / "net.onnx")  # which checks the outputs
+        assert (tmp_path / "net.onnx").exists()
+
     def test_calibration_sees_the_layers(self) -> None:
         model = make_resnet8()
         convert(model, memory="exact")

@@ -99,7 +99,6 @@ class ConvBlock(nn.Module):
         )  # fmt: skip
 
 
-@run_uncompiled(EAGER)
 def run_block(
     x: Tensor,
     residual: Tensor | None,
@@ -111,6 +110,23 @@ def run_block(
     offload: str | None = None,
 ) -> Tensor:
     """A block of modules as one operation, or where that is not possible one after the other."""
+    if not _may_be_differentiated():
+        return _one_by_one(x, residual, conv, norm, activation, pool)
+    output: Tensor = _run_block(x, residual, conv, norm, activation, pool, spectrum_dtype, offload)
+    return output
+
+
+@run_uncompiled(EAGER)
+def _run_block(
+    x: Tensor,
+    residual: Tensor | None,
+    conv: nn.Module,
+    norm: nn.Module | None,
+    activation: ActivationLike,
+    pool: nn.Module | None,
+    spectrum_dtype: str | None,
+    offload: str | None,
+) -> Tensor:
     modules = [m for m in (conv, norm, activation, pool) if isinstance(m, nn.Module)]
     call = _conv_of_block(x, conv, norm, modules, spectrum_dtype)
     if call is None or (residual is not None and not _adds(x, residual, conv, call)):
@@ -127,7 +143,6 @@ def run_block(
         return conv_block(block, x, residual, conv.weight, conv.bias, gamma, beta)  # type: ignore[arg-type]
 
 
-@run_uncompiled(EAGER)
 def run_chain(
     features: Tensor | Sequence[Tensor],
     stages: Sequence[tuple[nn.Module, ActivationLike, nn.Module]],
@@ -141,14 +156,23 @@ def run_chain(
         pool: Average pooling at the end, or None.
     """
     given = [features] if isinstance(features, Tensor) else list(features)
+    if not _may_be_differentiated():
+        return _stages_one_by_one(given, stages, pool)
+    output: Tensor = _run_chain(given, stages, pool)
+    return output
+
+
+@run_uncompiled(EAGER)
+def _run_chain(
+    given: list[Tensor],
+    stages: Sequence[tuple[nn.Module, ActivationLike, nn.Module]],
+    pool: nn.Module | None,
+) -> Tensor:
     modules = [m for stage in stages for m in stage if isinstance(m, nn.Module)]
     inputs: list[Tensor] = []
     calls = _convs_of_chain(given, stages, modules, inputs)
     if calls is None:
-        v = given[0] if len(given) == 1 else torch.cat(given, 1)
-        for norm, activation, conv in stages:
-            v = conv(_activate(norm(v), activation))
-        return v if pool is None else pool(v)
+        return _stages_one_by_one(given, stages, pool)
     chain = ChainCall(
         tuple(
             Stage(norm_call(norm), _activation(norm, activation), call)
@@ -165,9 +189,13 @@ def run_chain(
         return conv_chain(chain, given, parameters)
 
 
-@run_uncompiled(EAGER)
 def run_max_pool(x: Tensor, pool: Any) -> Any:
     """Maximum pooling that keeps a byte per output."""
+    return _run_max_pool(x, pool) if _may_be_differentiated() else pool(x)
+
+
+@run_uncompiled(EAGER)
+def _run_max_pool(x: Tensor, pool: Any) -> Any:
     call = pool_of(pool)
     if call is None or not _is_differentiated(x, [pool]) or x.dim() < 3:
         return pool(x)
@@ -175,9 +203,13 @@ def run_max_pool(x: Tensor, pool: Any) -> Any:
     return single.max_pool(x, call) if x.dim() == axes + 2 else pool(x)
 
 
-@run_uncompiled(EAGER)
 def run_dropout(x: Tensor, module: Any) -> Any:
     """Dropout that keeps the state of the random generator."""
+    return _run_dropout(x, module) if _may_be_differentiated() else module(x)
+
+
+@run_uncompiled(EAGER)
+def _run_dropout(x: Tensor, module: Any) -> Any:
     if not module.training or not 0 < module.p < 1 or not _is_differentiated(x, [module]):
         return module(x)
     return single.dropout(x, module.p)
@@ -233,12 +265,18 @@ def _convs_of_chain(
     return calls
 
 
+def _may_be_differentiated() -> bool:
+    """Whether gradients are recorded, and by nobody who needs torch's own operators.
+
+    A compiler and an export follow the modules one by one otherwise.
+    """
+    return torch.is_grad_enabled() and not is_transformed()
+
+
 def _is_differentiated(x: Tensor, modules: Sequence[nn.Module], *more: Tensor) -> bool:
     """Whether plain gradients of plain modules are asked for."""
     return (
-        torch.is_grad_enabled()
-        and not is_transformed()
-        and all(type(t) in (Tensor, nn.Parameter) for t in (x, *more))
+        all(type(t) in (Tensor, nn.Parameter) for t in (x, *more))
         and not any(has_other_hooks(module) for module in modules)
         and (
             any(t.requires_grad for t in (x, *more))
@@ -290,6 +328,18 @@ def _activate(v: Tensor, activation: ActivationLike) -> Tensor:
     if activation is None:
         return v
     return Activation(*activation).forward(v) if isinstance(activation, tuple) else activation(v)
+
+
+def _stages_one_by_one(
+    given: list[Tensor],
+    stages: Sequence[tuple[nn.Module, ActivationLike, nn.Module]],
+    pool: nn.Module | None,
+) -> Tensor:
+    v = given[0] if len(given) == 1 else torch.cat(given, 1)
+    for norm, activation, conv in stages:
+        v = conv(_activate(norm(v), activation))
+    result: Tensor = v if pool is None else pool(v)
+    return result
 
 
 def _one_by_one(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from torch import nn
@@ -89,6 +90,7 @@ def _fused_class(base: type[nn.Module], settings: Settings, build: Build) -> Any
     if (base, settings) in _CLASSES:
         return _CLASSES[base, settings]
 
+    @wraps(base.forward)  # exports and others look at its arguments
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         fused: Fused = self.__dict__[_STATE]
         return fused.functions[self.training](self, *args, **kwargs)
