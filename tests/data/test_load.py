@@ -24,6 +24,7 @@ def test_the_list_names_what_can_be_loaded() -> None:
         "mnist",
         "ucr:NAME",
         "npz:FILE",
+        "segmentation:NAME",
         "folder:PATH",
     ]
     assert all(description for _, description in list_datasets())
