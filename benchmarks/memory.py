@@ -195,7 +195,9 @@ def measure(name: str, batch: int, rounds: int, device: str) -> list[dict[str, A
     """A row for each contender on one network."""
     plain = make_network(name).to(device)
     x, labels = (t.to(device) for t in make_batch(name, batch))
-    steps = {c: Step(c, make_contender(c, plain), x, labels) for c in CONTENDERS}
+    # mapped files are counted like memory, so that what is on disk shows in `largest` only
+    contenders = [contender for contender in CONTENDERS if contender.offload is None]
+    steps = {c: Step(c, make_contender(c, plain), x, labels) for c in contenders}
     found: dict[Contender, tuple[int, int]] = {}
     for contender, step in steps.items():
         step()  # memory of the optimizer, and working memory
@@ -273,6 +275,27 @@ def largest(name: str, contender: Contender, limit_mib: int, most: int = 1 << 14
     return low
 
 
+def measure_largest(name: str, limit_mib: int, quick: bool) -> list[dict[str, Any]]:
+    """A row for each contender on one network; `quick`: small, for plain torch alone."""
+    limit, most = (64, 32) if quick else (limit_mib, 1 << 14)
+    rows: list[dict[str, Any]] = []
+    for contender in CONTENDERS[:1] if quick else CONTENDERS:
+        batch = largest(name, contender, limit, most)
+        plain = rows[0]["largest_batch"] if rows else batch
+        rows.append(
+            {
+                "network": name,
+                "limit_mib": limit,
+                "contender": contender.name,
+                "largest_batch": batch,
+                "times_plain": batch / max(plain, 1),
+                **provenance(),
+            }
+        )
+        print(f"{name}: {contender.name}: {batch}", file=sys.stderr, flush=True)
+    return rows
+
+
 def by_name(name: str) -> Contender:
     return next(contender for contender in CONTENDERS if contender.name == name)
 
@@ -304,19 +327,12 @@ def main() -> None:
         if given.command == "table":
             batch, rounds = (4, 1) if given.quick else (given.batch, given.rounds)
             rows += measure(name, batch, rounds, given.device)
-            continue
-        limit = 64 if given.quick else given.limit_mib
-        contenders = CONTENDERS[:1] if given.quick else CONTENDERS
-        batches = {c: largest(name, c, limit, 32 if given.quick else 1 << 14) for c in contenders}
-        for contender, batch in batches.items():
-            row = {"network": name, "limit_mib": limit, "contender": contender.name}
-            times = batch / max(batches[CONTENDERS[0]], 1)
-            rows.append({**row, "largest_batch": batch, "times_plain": times, **provenance()})
-            print(f"{name}: {contender.name}: {batch}", file=sys.stderr, flush=True)
+        else:
+            rows += measure_largest(name, given.limit_mib, given.quick)
+        if not given.quick:  # after each network: the next may take long
+            write_result("memory" if given.command == "table" else "memory-largest", rows)
     if given.quick:
         print(*rows, sep="\n")
-    else:
-        write_result("memory" if given.command == "table" else "memory-largest", rows)
 
 
 if __name__ == "__main__":
