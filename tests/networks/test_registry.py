@@ -130,7 +130,9 @@ def test_convolutions_start_from_hes_distribution(name: str) -> None:
         if isinstance(module, (nn.Conv1d, nn.Conv2d)):
             weight = module.weight
             # a concatenation has many more inputs than outputs, and grows by the former
-            fan = weight.shape[1 if name.startswith("specdense") else 0] * math.prod(weight.shape[2:])
+            fan = weight.shape[1 if name.startswith("specdense") else 0] * math.prod(
+                weight.shape[2:]
+            )
             # the deviation of n normal values is itself uncertain by 1 / sqrt(2 n)
             uncertainty = 5 / math.sqrt(2 * weight.numel())
             assert weight.std().item() == pytest.approx(math.sqrt(2 / fan), rel=uncertainty)
