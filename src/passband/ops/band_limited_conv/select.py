@@ -142,7 +142,8 @@ def _fastest(call: Call, by_frequency: str, by_low_pass: str) -> Choice:
     own, lowpass, plain = (seconds(way, call) for way in (by_frequency, by_low_pass, "torch"))
     reason = f"estimated {_milliseconds(own)} by frequency, "
     if call.geometry.band.is_full:  # where "lowpass" is torch's convolution
-        lowpass, reason = _FULL_BAND_MARGIN * plain, f"{reason}{_milliseconds(plain)} by torch's convolution"
+        lowpass = _FULL_BAND_MARGIN * plain
+        reason += f"{_milliseconds(plain)} by torch's convolution"
     else:
         reason += (
             f"{_milliseconds(lowpass)} by low-pass; torch without a band {_milliseconds(plain)}"
