@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from passband.chain import compile_chain, compiled
 from passband.chain.compiled import CompiledChain, load_library, open_library
+from passband.ops import kernel_files
 from tests.convert.frequency.cases import NETWORKS, maps, trained
 from tests.support import relative_error
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.skipif(load_library() is None, reason="no kernels were 
 @pytest.fixture(params=LIBRARIES, ids=lambda path: path.stem)
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of the compiled libraries that this machine can run."""
-    runnable = compiled._RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("default",))
+    runnable = kernel_files.runnable()
     if request.param.stem.removeprefix("kernels_") not in runnable:
         pytest.skip("of another processor")
     monkeypatch.setattr(compiled, "load_library", lambda: open_library(request.param))

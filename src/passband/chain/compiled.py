@@ -12,11 +12,9 @@ from torch import Tensor, fx, nn
 
 from passband.chain.program import End, Program, Step, UnsupportedError
 from passband.measure.layers import undisturbed
+from passband.ops.kernel_files import open_best
 
 _FOLDER = Path(__file__).parent / "native"
-
-# The kernels that a machine can run, best first, by what torch says it has.
-_RUNNABLE = {"AVX512": ("avx512", "avx2", "default"), "AVX2": ("avx2", "default")}
 
 # A block of images takes about as long as this many single ones.
 _LIKE_SINGLES = 5
@@ -146,12 +144,7 @@ def compile_chain(chain: nn.Module, example_input: Tensor) -> CompiledChain:
 @cache
 def load_library() -> Any:
     """The best kernels for this machine; None where none were compiled for it."""
-    for name in _RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("default",)):
-        try:
-            return open_library(_FOLDER / f"kernels_{name}.so")
-        except (OSError, AttributeError):  # not there, no library, or one of another version
-            continue
-    return None
+    return open_best(_FOLDER, open_library)
 
 
 def open_library(path: Path) -> ctypes.CDLL:

@@ -4,9 +4,9 @@ import ctypes
 from collections.abc import Callable
 
 import pytest
-import torch
 
 from passband.ops.band_limited_conv.native import convolution, library, lowpass
+from passband.ops.kernel_files import runnable
 
 
 @pytest.fixture
@@ -43,8 +43,7 @@ def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 def load(name: str) -> ctypes.CDLL | None:
     """The kernels of an instruction set, None where this machine has none or cannot run them."""
-    capability = torch.backends.cpu.get_cpu_capability()
     path = library._FOLDER / f"kernels_{name}.so"
-    if name not in library._RUNNABLE.get(capability, ("default",)) or not path.exists():
+    if name not in runnable() or not path.exists():
         return None
     return library.open_library(path)

@@ -5,15 +5,11 @@ from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
-import torch
+from passband.ops.kernel_files import open_best
 
 _FOLDER = Path(__file__).parent
 
 LANES = 64  # of core.h
-
-# The kernels that a machine can run, best first, by what torch says it has. Of any other processor
-# torch's names differ from version to version; it runs those of its compiler's default.
-_RUNNABLE = {"AVX512": ("avx512", "avx2", "default"), "AVX2": ("avx2", "default")}
 
 
 class Axis(ctypes.Structure):
@@ -73,13 +69,7 @@ _SIGNATURES = {
 @cache
 def load_library() -> ctypes.CDLL | None:
     """The best kernels for this machine; None where none were compiled for it."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    for name in _RUNNABLE.get(capability, ("default",)):
-        try:
-            return open_library(_FOLDER / f"kernels_{name}.so")
-        except (OSError, AttributeError):  # not there, no library, or one of another version
-            continue
-    return None
+    return open_best(_FOLDER, open_library)
 
 
 def open_library(path: Path) -> ctypes.CDLL:
