@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passband.chain.program import End, Program, Step, UnsupportedError
+from passband.chain.program import Program
+from passband.chain.steps import End, Step, UnsupportedError
 from passband.measure.layers import undisturbed
 from passband.ops.kernel_files import open_best
 

@@ -17,7 +17,7 @@
 #define MOST_SUMS 12 /* of 16 */
 #endif
 
-enum { CONVOLVE, POOL_AVERAGE, POOL_MAXIMUM, ADD, AFFINE, COPY, PHASES, CLEAR_BORDERS, LINEAR };
+enum { CONVOLVE, POOL_AVERAGE, POOL_MAXIMUM, ADD, AFFINE, COPY, PHASES, CLEAR_BORDERS, LINEAR, INTERLEAVE };
 
 /* One step. Places are of the first number inside the border, in numbers from the workspace's start;
  * strides are in numbers too. */
@@ -29,7 +29,7 @@ typedef struct {
     index_t from_plane, from_row, from_column;
     index_t other_plane;
     index_t to_plane, to_row, to_column;
-    index_t taps, size; /* size: numbers to clear after the last row */
+    index_t taps, size; /* size: numbers to clear after the last row, or stride of an interleaving */
     const index_t *shifts;
     const float *weights; /* of a convolution, for each tile of outputs (taps, outputs of the tile) */
     const float *bias;    /* of an affine map the shift, and the scale in `weights` */
@@ -228,6 +228,19 @@ static void phases(const step *s, float *work) {
     })
 }
 
+/* The results of a transposed convolution of stride `size`, one map for each place in a square of that
+ * side, as one map. */
+static void interleave(const step *s, float *work) {
+    FOR_EACH_ROW(s->outputs, {
+        for (index_t right = 0; right < s->size; right++) {
+            const index_t part = (row % s->size * s->size + right) * s->outputs + c;
+            const float *a =
+                work + s->from + part * s->from_plane + row / s->size * s->from_row;
+            for (index_t column = right; column < s->columns; column += s->size) to[column] = *a++;
+        }
+    })
+}
+
 /* What a convolution of one image wrote into the border: right of each row, and after the last. */
 static void clear_borders(const step *s, float *work) {
     for (index_t c = 0; c < s->outputs; c++)
@@ -259,6 +272,7 @@ static void run_steps(const step *steps, index_t count, float *work) {
             case PHASES: phases(s, work); break;
             case CLEAR_BORDERS: clear_borders(s, work); break;
             case LINEAR: linear(s, work); break;
+            case INTERLEAVE: interleave(s, work); break;
         }
 }
 
