@@ -2,7 +2,7 @@
 
 import ctypes
 import threading
-from ctypes import POINTER, c_int64, c_void_p
+from ctypes import c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passband.chain.program import Program
-from passband.chain.steps import End, Step, UnsupportedError
+from passband.chain.steps import Network, Step, UnsupportedError
 from passband.measure.layers import undisturbed
 from passband.ops.kernel_files import open_best
 
@@ -97,22 +97,23 @@ class _Prepared:
     """A program with its memory."""
 
     def __init__(self, library: ctypes.CDLL, program: Program) -> None:
-        self.library = library
+        self.run_chain = library.passband_run_chain
         self.program = program
-        self.steps = program.array()
+        self.steps = (Step * len(program.steps))(*program.steps)
+        self.network = Network(
+            ctypes.addressof(self.steps), len(self.steps), program.input, program.output,
+            program.lanes, program.size,
+        )  # fmt: skip
+        self.address = ctypes.addressof(self.network)
         self.work = torch.empty(0)
 
     def run(self, images: int, results: int, count: int) -> None:
         """Compute so many images at one address, to another."""
         blocks = -(-count // self.program.lanes)
-        workers = min(torch.get_num_threads(), blocks)
-        if len(self.work) < workers * self.program.size:
+        workers = 1 if blocks == 1 else min(torch.get_num_threads(), blocks)
+        if self.work.numel() < workers * self.program.size:
             self.work = torch.zeros(workers * self.program.size)
-        self.library.passband_run_chain(
-            self.steps, len(self.steps), self.program.input, self.program.output,
-            images, results, count, self.program.lanes, self.work.data_ptr(), self.program.size,
-            workers,
-        )  # fmt: skip
+        self.run_chain(self.address, images, results, count, self.work.data_ptr(), workers)
 
 
 def compile_chain(chain: nn.Module, example_input: Tensor) -> CompiledChain:
@@ -157,8 +158,7 @@ def open_library(path: Path) -> ctypes.CDLL:
     """
     library = ctypes.CDLL(str(path))
     library.passband_run_chain.argtypes = [
-        POINTER(Step), c_int64, POINTER(End), POINTER(End), c_void_p, c_void_p, c_int64, c_int64,
-        c_void_p, c_int64, c_int64,
+        c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64,
     ]  # fmt: skip
     library.passband_run_chain.restype = None
     for name in ("passband_chain_width", "passband_chain_sums"):

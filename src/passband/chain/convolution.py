@@ -8,7 +8,6 @@ import numpy as np
 from torch import Tensor, nn
 
 from passband.chain.steps import (
-    CLEAR,
     CONVOLVE,
     INTERLEAVE,
     PHASES,
@@ -55,8 +54,6 @@ def convolution(steps: Steps, conv: nn.Conv2d, source: Place, rows: int, columns
                 **layout.strides,
             )
         )
-    if steps.lanes == 1:
-        steps.add(CLEAR, to, to, size=steps.width)
     return to, written
 
 
@@ -102,7 +99,7 @@ def transposed_convolution(
             else:
                 part = (down * stride + right) * to.channels
                 place = replace(parts, start=parts.start + part * parts.plane, channels=to.channels)
-                strides = _as_one_row(steps, parts)
+                strides = steps.one_row(parts)
             written.append(products(steps, shifts, weight, conv.bias, source, place, **strides))
     if steps.lanes == 1:
         steps.add(INTERLEAVE, parts, to, size=stride)
@@ -156,7 +153,7 @@ class _Layout:
 
     source: Place
     shift: Callable[[int, int, int], int]
-    strides: dict[str, int]
+    strides: dict[str, Any]
 
     def shifts(self, channels: range, conv: nn.Conv2d) -> list[int]:
         """The shift of each tap: input channel, row, column of the kernel."""
@@ -183,7 +180,7 @@ def _image_layout(steps: Steps, conv: nn.Conv2d, source: Place) -> _Layout:
 
 def _plane_layout(steps: Steps, conv: nn.Conv2d, source: Place, to: Place) -> _Layout:
     before, stride = padding(conv), int(conv.stride[0])
-    strides = _as_one_row(steps, to)
+    strides = steps.one_row(to) | {"inside": steps.inside(to)}
     if stride == 1 and (source.rows, source.columns) == (to.rows, to.columns):
 
         def same(channel: int, row: int, column: int) -> int:
@@ -203,19 +200,11 @@ def _plane_layout(steps: Steps, conv: nn.Conv2d, source: Place, to: Place) -> _L
     return _Layout(phases, halved, strides)
 
 
-def _as_one_row(steps: Steps, to: Place) -> dict[str, int]:
-    """Rows of a plane one after the other, borders between them, as one row."""
-    positions = (to.rows - 1) * to.row + to.columns
-    return {
-        "rows": 1,
-        "columns": -(-positions // steps.width),
-        "source_column": steps.width,
-        "to_column": steps.width,
-    }
-
-
 def _phases(steps: Steps, source: Place, to: Place) -> Place:
     """Every second row and column of bordered maps, in rows as long as those of the result."""
+    key = (source.start, to.row)
+    if key in steps.phases:
+        return steps.phases[key]
     rows = (source.rows + 2 * steps.border + 1) // 2
     columns = (source.columns + 2 * steps.border + 1) // 2
     plane = (rows + 1) * to.row + steps.width
@@ -224,6 +213,7 @@ def _phases(steps: Steps, source: Place, to: Place) -> Place:
     steps.size += phases.channels * plane + 4 * steps.width
     bordered = source.start - steps.border * (source.row + 1)
     steps.add(PHASES, replace(source, start=bordered), phases)
+    steps.phases[key] = phases
     return phases
 
 

@@ -212,9 +212,12 @@ class Program(Steps):
         if first.row != second.row:
             raise UnsupportedError("a sum of values that lie differently")
         to = self.map(max(first.total, second.total), first.rows, first.columns)
+        # Of one image with the borders, where the sum is zero, and zero is within all limits.
+        shape = {"rows": 1, "columns": self.row_length(to)} if self.lanes == 1 else {}
         step = self.add(
-            ADD, first, to, other=second.start, others=second.channels, other_plane=second.plane
-        )
+            ADD, first, to, other=second.start, others=second.channels, other_plane=second.plane,
+            **shape,
+        )  # fmt: skip
         self._done(node, to, step)
 
     def _concatenation(self, node: fx.Node, inputs: list[Place]) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 # Kinds of steps, as in engine.c.
 (
-    CONVOLVE, AVERAGE, MAXIMUM, ADD, AFFINE, COPY, PHASES, CLEAR, LINEAR, INTERLEAVE,
-) = range(10)  # fmt: skip
+    CONVOLVE, AVERAGE, MAXIMUM, ADD, AFFINE, COPY, PHASES, LINEAR, INTERLEAVE,
+) = range(9)  # fmt: skip
 INFINITY = float("inf")
 
 
@@ -36,6 +36,7 @@ class Step(ctypes.Structure):
         ("weights", c_void_p),
         ("bias", c_void_p),
         ("tiles", c_void_p),
+        ("inside", c_void_p),
         ("low", c_float),
         ("high", c_float),
     ]  # fmt: skip
@@ -46,6 +47,19 @@ class End(ctypes.Structure):
 
     _fields_ = [
         (name, c_int64) for name in ("source", "channels", "rows", "columns", "plane", "row")
+    ]
+
+
+class Network(ctypes.Structure):
+    """`network` of engine.c."""
+
+    _fields_ = [
+        ("steps", c_void_p),
+        ("count", c_int64),
+        ("input", End),
+        ("output", End),
+        ("lanes", c_int64),
+        ("size", c_int64),
     ]
 
 
@@ -85,6 +99,8 @@ class Steps:
         width: Numbers in a register.
         most_sums: Registers for sums.
         border: Zeros around each map.
+        phases: Where every second row and column of a place lie, by its start and their rows'
+            length.
     """
 
     lanes: int
@@ -94,11 +110,28 @@ class Steps:
     steps: list[Step] = field(default_factory=list)
     arrays: list[NDArray[Any]] = field(default_factory=list)
     size: int = 0
+    phases: dict[tuple[int, int], Place] = field(default_factory=dict)
+    _inside: dict[Place, NDArray[np.int32]] = field(default_factory=dict)
     _free: dict[tuple[int, ...], list[Place]] = field(default_factory=dict)
 
-    def array(self) -> Any:
-        """The steps as the engine wants them."""
-        return (Step * len(self.steps))(*self.steps)
+    def one_row(self, place: Place) -> dict[str, Any]:
+        """Rows of a plane one after the other, borders between them, as one row of vectors."""
+        vectors = -(-self.row_length(place) // self.width)
+        strides = {"source_column": self.width, "to_column": self.width}
+        return {"rows": 1, "columns": vectors, **strides}
+
+    def row_length(self, place: Place) -> int:
+        """The numbers of such a row."""
+        return (place.rows - 1) * place.row + place.columns
+
+    def inside(self, place: Place) -> NDArray[np.int32]:
+        """All bits of each number of such a row that is none of a border."""
+        like = replace(place, start=0, channels=0, plane=0, total=0)
+        if like not in self._inside:
+            points = np.arange(round_up(self.row_length(place), self.width))
+            there = (points % place.row < place.columns) & (points // place.row < place.rows)
+            self._inside[like] = -there.astype(np.int32)
+        return self._inside[like]
 
     def map(self, channels: int, rows: int, columns: int) -> Place:
         """Maps with a border, which is zero as no step ever writes there for good."""
@@ -120,6 +153,8 @@ class Steps:
 
     def release(self, place: Place) -> None:
         """Let other maps of that size lie there."""
+        for stale in [phases for phases in self.phases if phases[0] == place.start]:
+            del self.phases[stale]
         if place.rows * place.columns > 1:
             key = (place.channels, place.rows, place.columns)
             self._free.setdefault(key, []).append(replace(place, total=place.channels))
