@@ -1,6 +1,7 @@
 """Chains on the native engine: whole networks in C, for few or for many images."""
 
 import ctypes
+import math
 import threading
 from ctypes import c_int64, c_void_p
 from functools import cache
@@ -19,6 +20,7 @@ _FOLDER = Path(__file__).parent / "native"
 
 # A block of images takes about as long as this many single ones.
 _LIKE_SINGLES = 5
+_FLOAT_BYTES = 4
 
 
 class CompiledChain:
@@ -54,6 +56,8 @@ class CompiledChain:
                 continue
             self._programs[lanes] = _Prepared(library, program)
         self.width = width
+        self._numbers_in = math.prod(self.input_shape)
+        self._numbers_out = math.prod(self._programs[width].program.output_shape)
 
     @property
     def engine(self) -> str:
@@ -77,18 +81,17 @@ class CompiledChain:
             return output
         images = images.contiguous()
         many, count = self._programs[self.width], len(images)
-        results = torch.empty(count, *many.program.output_shape)
+        results = torch.empty((count, *many.program.output_shape))
         single = count % self.width  # images that fill no block
         if single >= _LIKE_SINGLES or 1 not in self._programs:
             single = 0
-        source, target = images.data_ptr(), results.data_ptr()
+        source, target, rest = images.data_ptr(), results.data_ptr(), count - single
         with self._lock:
-            if count > single:
-                many.run(source, target, count - single)
+            if rest:
+                many.run(source, target, rest)
             if single:
-                done = 4 * (count - single)  # bytes in a number of float32
-                source += done * images[0].numel()
-                target += done * results[0].numel()
+                source += rest * _FLOAT_BYTES * self._numbers_in
+                target += rest * _FLOAT_BYTES * self._numbers_out
                 self._programs[1].run(source, target, single)
         return results
 
