@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     Column("data"),
     Column("contender"),
-    Column("keep", "number"),
+    Column("keep"),
     Column("test_dice", "fraction", "Dice"),
     Column("test_accuracy", "fraction", "accuracy"),
     Column("macs", "count", "MACs"),

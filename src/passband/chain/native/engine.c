@@ -60,16 +60,23 @@ INLINE float within_one(float value, float low, float high) {
 
 /* ---- convolution -------------------------------------------------------------------------------- */
 
-typedef void kernel(const step *s, const float *from, float *to, const float *weights,
-                    const float *bias, const float *inside);
+/* What the sums begin with and are stored through, besides the taps: `added` is a map that is added to
+ * the first `additions` outputs. */
+typedef struct {
+    const float *weights, *bias, *inside, *added;
+    index_t additions;
+} operands;
+
+typedef void kernel(const step *s, const float *from, float *to, operands with);
 
 INLINE void sums(const int outputs, const int positions, const step *s, const float *from,
-                 float *to, const float *weights, const float *bias, const float *inside) {
+                 float *to, operands with) {
+    const float *weights = with.weights;
     vector sum[MOST_OUTPUTS][MOST_POSITIONS];
 #pragma GCC unroll 8
     for (int o = 0; o < outputs; o++)
 #pragma GCC unroll 8
-        for (int p = 0; p < positions; p++) sum[o][p] = (vector){0} + bias[o];
+        for (int p = 0; p < positions; p++) sum[o][p] = (vector){0} + with.bias[o];
     const index_t column = s->from_column;
     const float low = s->low, high = s->high;
     for (index_t t = 0; t < s->taps; t++) {
@@ -85,18 +92,20 @@ INLINE void sums(const int outputs, const int positions, const step *s, const fl
     }
 #pragma GCC unroll 8
     for (int p = 0; p < positions; p++) {
-        const truths bits = inside ? (truths)load(inside + p * WIDTH) : ~(truths){0};
+        const truths bits = with.inside ? (truths)load(with.inside + p * WIDTH) : ~(truths){0};
 #pragma GCC unroll 8
-        for (int o = 0; o < outputs; o++)
+        for (int o = 0; o < outputs; o++) {
+            if (o < with.additions)
+                sum[o][p] += load(with.added + o * s->other_plane + p * s->to_column);
             store(to + o * s->to_plane + p * s->to_column,
                   (vector)(bits & (truths)within(sum[o][p], low, high)));
+        }
     }
 }
 
 #define KERNEL(o, p)                                                                              \
-    static void sums_##o##_##p(const step *s, const float *from, float *to, const float *weights, \
-                               const float *bias, const float *inside) {                          \
-        sums(o, p, s, from, to, weights, bias, inside);                                           \
+    static void sums_##o##_##p(const step *s, const float *from, float *to, operands with) {      \
+        sums(o, p, s, from, to, with);                                                            \
     }
 #define KERNELS(o) KERNEL(o, 1) KERNEL(o, 2)
 KERNELS(1) KERNELS(2) KERNELS(3) KERNELS(4) KERNELS(5) KERNELS(6) KERNELS(7) KERNELS(8)
@@ -127,20 +136,24 @@ static kernel *const KERNEL_OF[MOST_OUTPUTS][MOST_POSITIONS] = {
 
 static void convolve(const step *s, float *work) {
     for (index_t row = 0; row < s->rows; row++) {
-        const float *weights = s->weights;
+        operands with = {.weights = s->weights};
         index_t done = 0;
         for (const index_t *tile = s->tiles; done < s->outputs; done += *tile++) {
             const index_t most = least(MOST_SUMS / *tile, MOST_POSITIONS);
             index_t tiles = (s->columns + most - 1) / most, column = 0;
+            with.bias = s->bias + done;
+            with.additions = s->others - done;
             for (; tiles > 0; tiles--) {
-                index_t positions = (s->columns - column + tiles - 1) / tiles; /* of even size */
+                const index_t positions = (s->columns - column + tiles - 1) / tiles; /* of even size */
+                const index_t place = row * s->to_row + column * s->to_column;
+                with.inside = s->inside ? s->inside + column * WIDTH : NULL;
+                with.added = work + s->other + done * s->other_plane + place;
                 KERNEL_OF[*tile - 1][positions - 1](
                     s, work + s->from + row * s->from_row + column * s->from_column,
-                    work + s->to + done * s->to_plane + row * s->to_row + column * s->to_column,
-                    weights, s->bias + done, s->inside ? s->inside + column * WIDTH : NULL);
+                    work + s->to + done * s->to_plane + place, with);
                 column += positions;
             }
-            weights += *tile * s->taps;
+            with.weights += *tile * s->taps;
         }
     }
 }
