@@ -180,6 +180,18 @@ def test_values_that_are_not_finite_go_through() -> None:
             assert relative_error(fast(x), model(x)) < ROUNDING
 
 
+def test_large_maps_are_computed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(6, 5, 1))
+    x = maps((3, 10, 12), 19)
+    in_blocks = engine(model, (3, 10, 12))(x)
+    monkeypatch.setattr(compiled, "_CACHE_BYTES", 1)
+    fast = engine(model, (3, 10, 12))
+    blocks = fast._programs[fast.width]
+    monkeypatch.setattr(blocks, "run", lambda *_: pytest.fail("they were not"))
+    assert relative_error(fast(x), in_blocks) < ROUNDING
+
+
 def test_several_threads_share_out_the_images() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 5, 3, padding=1))
