@@ -99,7 +99,10 @@ def run(
         configs = {
             "dense": base,
             **{
-                f"regularized {keep:g}": replace(base, keep=keep, domain="spatial", **shrinking)
+                # A part of the last layer would give all classes the same score, but for biases.
+                f"regularized {keep:g}": replace(
+                    base, keep=keep, keep_last=1.0, domain="spatial", **shrinking
+                )
                 for keep in map(float, str(keeps).split(","))
             },
             f"chain {chain_keep:g}": replace(base, keep=chain_keep, per_layer="macs", **shrinking),
