@@ -152,17 +152,11 @@ def compare(
     import torch
 
     from passband.chain.compare import compare as measure
-    from passband.networks import create_model
     from passband.train import load_run
+    from passband.train.evaluation import native_model
 
     network, config, bundle = load_run(run, checkpoint)
-    channels, *size = bundle.input_shape
-    dense = create_model(
-        config.model,
-        num_classes=bundle.num_classes,
-        in_channels=channels,
-        input_size=tuple(size),
-    )
+    dense = native_model(config.model, bundle)
     example = torch.zeros(2, *bundle.input_shape)
     chain = as_chain(network.float(), bundle.input_shape, finish)
     with Console(stderr=True).status("measuring"):
