@@ -111,8 +111,11 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
         for stage in chosen:
             readers = consumers(stage.conv, convs)
             pads = {_layer(model, other).pads() for other in chosen if other.conv in readers}
-            if self.on_map and self.config.order == "activation-first" and len(pads) == 1:
-                (_layer(model, stage).next_padding,) = pads
+            layer = _layer(model, stage)
+            if self.on_map and max(layer.pool) > 1 and len(readers) > 1:
+                layer.activation_first = True  # else each of them would pool anew
+            if layer.activation_first and self.on_map and len(pads) == 1:
+                (layer.next_padding,) = pads
         model.__class__ = network_class(type(model), self._graph)
         assert isinstance(model, SpectralNetwork)
         model.spectral_config = self.config
