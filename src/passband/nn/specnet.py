@@ -133,6 +133,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
             sparse=self.threshold > 0,
             splits=not (self.norm and self.training),
             image_bytes=stage.image_bytes(input.shape[1]),
+            **stage.codecs(),
         )
         sources: list[Source] = [
             spectrum
@@ -140,7 +141,9 @@ class _SpectralConv(nn.modules.conv._ConvNd):
             else store(spectrum, options)
             for spectrum in given
         ]
-        return SpectralMap((Piece(stage.form, run_stage(stage, sources, parameters, options)),))
+        return SpectralMap(
+            (Piece(stage.form, run_stage(stage.compute, sources, parameters, options)),)
+        )
 
     def threshold_for(self, input: Tensor | SpectralMap, density: float) -> float:
         """The threshold at which a fraction of the coefficients that it is given is kept."""
@@ -152,8 +155,11 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         return self._stage(input).multiplications(input.shape[0])
 
     def _stage(self, input: Tensor | SpectralMap) -> SpectralStage:
-        forms = [p.form for p in input.pieces] if isinstance(input, SpectralMap) else [None]
-        return SpectralStage(self, forms, tuple(input.shape[2:]))
+        if isinstance(input, SpectralMap):
+            forms, channels = zip(*((p.form, p.channels) for p in input.pieces), strict=True)
+        else:
+            forms, channels = (None,), (input.shape[1],)
+        return SpectralStage(self, forms, channels, tuple(input.shape[2:]))
 
     def _stage_parameters(self) -> list[Tensor | None]:
         norms = [p for norm in self.norm for p in (norm.weight, norm.bias)]

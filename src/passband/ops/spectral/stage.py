@@ -19,7 +19,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from passband.spectrum.packed import PackedSpectrum, gather, pack, scatter, unpack
+from passband.ops.spectral.codec import SPECTRA, Codec
+from passband.spectrum.packed import PackedSpectrum, gather, unpack
 
 UNIT_IMAGES = 8
 """Images packed together; a stage takes one such unit at a time, or several."""
@@ -28,7 +29,9 @@ DENSE_BYTES = 8 << 20
 """What the largest dense tensor of a stage should not exceed, where its images can be split."""
 
 StageFunction: TypeAlias = Callable[[list[Tensor], Sequence[Tensor | None], bool], Tensor]
-"""From dense spectra or maps, parameters, and whether this is the forward pass, to a spectrum."""
+"""From dense spectra or maps, parameters, and whether this is the forward pass, to one of them.
+
+In the backward pass the values of the result are not needed, only its gradient's way back."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,11 @@ class StageOptions:
         sparse: Whether the result has zeros to leave out.
         splits: Whether the images are independent of each other.
         image_bytes: Of one image, the largest dense tensor.
-        packs: Whether the result is a spectrum to be packed, or maps that stay.
+        packs: Whether the result is stored, or maps that stay.
+        reads: How each source is read, if not as a dense spectrum; maps are given as they are.
+        writes: How the result is stored.
+        bundles: Numbers of neighbouring sources, alike in all but their values, that are read as
+            one tensor, the images of one after those of the other; by default each is one.
     """
 
     storage: str = "float32"
@@ -85,6 +92,17 @@ class StageOptions:
     splits: bool = True
     image_bytes: int = 0
     packs: bool = True
+    reads: tuple[Codec, ...] | None = None
+    writes: Codec = SPECTRA
+    bundles: tuple[int, ...] | None = None
+
+    def runs(self, sources: int) -> Iterator[tuple[Codec, slice]]:
+        """How so many sources are read: those that are one tensor, and by what."""
+        place = 0
+        for count in self.bundles or (1,) * sources:
+            codec = SPECTRA if self.reads is None else self.reads[place]
+            yield codec, slice(place, place + count)
+            place += count
 
 
 def run_stage(
@@ -146,7 +164,7 @@ class _Stage(torch.autograd.Function):
         for images in sources.groups():
             dense = function(images.dense(), parameters, True)
             if options.packs:
-                results += _pack_units(dense, options)
+                results += _encode(dense, sources.images[images.first : images.last], options)
             else:
                 maps_made.append(dense)
         bits = [unit.bits for unit in results]
@@ -179,13 +197,15 @@ class _Stage(torch.autograd.Function):
         for images in sources.groups():
             dense = [
                 d.detach().requires_grad_(need)
-                for d, need in zip(images.dense(), _source_needs(sources, needs), strict=True)
+                for d, need in zip(images.dense(), _run_needs(sources, needs), strict=True)
             ]
             with torch.enable_grad(), ctx.autocast():
                 result = ctx.function(dense, leaves, False)
             if ctx.options.packs:
                 own = list(zip(ctx.results, bits, grads, strict=True))
-                cotangent = _scatter_units(own[place : place + images.units], result.device)
+                units = [(u, b, g) for u, b, g in own[place : place + images.units]]
+                cotangent = ctx.options.writes.encode_adjoint(units, result.device)
+                cotangent = cotangent.to(result.dtype)
                 place += images.units
             else:
                 cotangent = first.narrow(0, place, len(result))
@@ -211,7 +231,7 @@ class _Stage(torch.autograd.Function):
 class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spectrum: Tensor, options: StageOptions) -> Any:
-        units = _pack_units(spectrum, options)
+        units = _encode(spectrum, _unit_sizes(spectrum.shape[2]), replace(options, writes=SPECTRA))
         ctx.save_for_backward(*(unit.bits for unit in units))
         ctx.units, ctx.device = [_bare(unit) for unit in units], spectrum.device
         ctx.set_materialize_grads(False)
@@ -220,7 +240,7 @@ class _Pack(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, _: Any, *grads: Tensor | None) -> Any:
         own = list(zip(ctx.units, ctx.saved_tensors, grads, strict=True))
-        return _scatter_units(own, ctx.device), None
+        return SPECTRA.encode_adjoint(own, ctx.device), None
 
 
 class _Unpack(torch.autograd.Function):
@@ -246,7 +266,7 @@ class _Sources:
         self.options = options
         first = next((units for units in shapes if units is not None), None)
         batch = sum(u.shape[2] for u in first) if first is not None else maps[0].shape[0]
-        self.images = _unit_sizes(batch, options) if first is None else [u.shape[2] for u in first]
+        self.images = _unit_sizes(batch) if first is None else [u.shape[2] for u in first]
 
     def tensors(self) -> list[Tensor | None]:
         return [t for units in self.shapes if units is not None for t in _tensors(units)]
@@ -308,49 +328,49 @@ class _Group:
         return self.last - self.first
 
     def dense(self) -> list[Tensor]:
-        """Each source's spectrum (2, F, b, C), or maps (b, C, n1, ..), of these images."""
+        """Of each run of sources, spectra (2, F, b, C) or maps (b, C, n1, ..) of these images."""
         start = sum(self.sources.images[: self.first])
         count = sum(self.sources.images[self.first : self.last])
         maps = iter(self.sources.maps)
-        return [
-            next(maps).narrow(0, start, count)
-            if units is None
-            else _join(units[self.first : self.last])
-            for units in self.sources.shapes
-        ]
+        found = []
+        for codec, units in self._runs():
+            if units is None:
+                found.append(next(maps).narrow(0, start, count))
+            else:
+                found.append(codec.decode([unit for own in units for unit in own]))
+        return found
 
     def collect(
         self, dense: list[Tensor], found: list[Tensor | None], out: list[list[Tensor | None]]
     ) -> None:
         """Sort the gradients of the dense inputs by source and unit, packed as the inputs are."""
-        for units, tensor, own in zip(self.sources.shapes, dense, out, strict=True):
+        lists = iter(out)
+        for (codec, units), tensor in zip(self._runs(), dense, strict=True):
             grad = found.pop(0) if tensor.requires_grad else None
             if units is None:
-                own.append(grad)
+                next(lists).append(grad)
                 continue
-            chosen = units[self.first : self.last]
-            if grad is None:
-                own += [None] * len(chosen)
-                continue
-            parts = torch.split(grad, [unit.shape[2] for unit in chosen], 2)
-            own += [gather(g, unit.bits) for g, unit in zip(parts, chosen, strict=True)]
+            together = [unit for own in units for unit in own]
+            values = iter([None] * len(together) if grad is None else
+                          codec.decode_adjoint(grad, together))  # fmt: skip
+            for own in units:
+                next(lists).extend(next(values) for _ in own)
+
+    def _runs(self) -> Iterator[tuple[Codec, list[tuple[PackedSpectrum, ...]] | None]]:
+        """The units of each run of sources; None of one that is maps."""
+        shapes = self.sources.shapes
+        for codec, run in self.sources.options.runs(len(shapes)):
+            stored = [units[self.first : self.last] for units in shapes[run] if units is not None]
+            yield codec, stored or None
 
 
-def _unit_sizes(batch: int, options: StageOptions) -> list[int]:
-    """Images per unit: all of them where a stage needs them together, otherwise a few."""
+def _unit_sizes(batch: int) -> list[int]:
+    """Images per unit."""
     return [min(UNIT_IMAGES, batch - start) for start in range(0, batch, UNIT_IMAGES)]
 
 
-def _pack_units(dense: Tensor, options: StageOptions) -> list[PackedSpectrum]:
-    images = _unit_sizes(dense.shape[2], options)
-    return [
-        pack(part.contiguous(), options.storage, options.sparse)
-        for part in torch.split(dense.detach(), images, 2)
-    ]
-
-
-def _join(units: Sequence[PackedSpectrum]) -> Tensor:
-    return unpack(units[0]) if len(units) == 1 else torch.cat([unpack(unit) for unit in units], 2)
+def _encode(dense: Tensor, images: list[int], options: StageOptions) -> list[PackedSpectrum]:
+    return options.writes.encode(dense.detach(), images, options.storage, options.sparse)
 
 
 def _tensors(units: Sequence[PackedSpectrum]) -> list[Tensor | None]:
@@ -374,34 +394,21 @@ def _placeholder(unit: PackedSpectrum) -> Tensor:
     return torch.zeros((), dtype=unit.dtype, device=unit.values.device).expand(2, unit.count)
 
 
-def _scatter_units(
-    own: Sequence[tuple[PackedSpectrum, Tensor | None, Tensor | None]], device: torch.device
-) -> Tensor:
-    """The dense gradient (2, F, b, C) of some units."""
-    parts = [
-        torch.zeros(unit.shape, dtype=unit.dtype, device=device)
-        if grad is None
-        else scatter(grad, bits, unit.shape)
-        for unit, bits, grad in own
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
-
-
-def _source_needs(sources: _Sources, needs: Sequence[bool]) -> list[bool]:
-    """Whether each source's gradient is asked for."""
+def _run_needs(sources: _Sources, needs: Sequence[bool]) -> list[bool]:
+    """Whether the gradient of each run of sources is asked for."""
     units = sum(len(u) for u in sources.shapes if u is not None)
     of_units, of_maps = iter(needs[:units]), iter(needs[units:])
     wanted = []
     for shape in sources.shapes:
         own = [next(of_units) for _ in shape] if shape is not None else [next(of_maps)]
         wanted.append(any(own))
-    return wanted
+    return [any(wanted[run]) for _, run in sources.options.runs(len(wanted))]
 
 
 def _add(sums: list[Tensor | None], index: int, grad: Tensor | None) -> None:
     known = sums[index]
     if grad is not None:
-        sums[index] = grad if known is None else known + grad
+        sums[index] = grad if known is None else known.add_(grad)  # no gradient is another's
 
 
 def _autocast_state(tensors: Sequence[Tensor | None]) -> Callable[[], AbstractContextManager[Any]]:
