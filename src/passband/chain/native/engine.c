@@ -169,42 +169,29 @@ static void convolve(const step *s, float *work) {
             __VA_ARGS__                                                                           \
         }
 
-/* A row of one image: all positions of a tap together, so that neighbours are computed at once. */
-INLINE void pool_row(const step *s, const float *from, float *restrict to, const index_t stride,
-                     int maximum) {
-    const index_t columns = s->columns;
-    for (index_t t = 0; t < s->taps; t++) {
-        const float *restrict at = from + s->shifts[t];
-        if (t == 0)
-            for (index_t c = 0; c < columns; c++) to[c] = at[c * stride];
-        else if (maximum)
-            for (index_t c = 0; c < columns; c++)
-                to[c] = at[c * stride] < to[c] ? to[c] : at[c * stride];
-        else
-            for (index_t c = 0; c < columns; c++) to[c] += at[c * stride];
-    }
-    const float share = maximum ? 1.0f : 1.0f / (float)s->taps, low = s->low, high = s->high;
-    for (index_t c = 0; c < columns; c++) to[c] = within_one(to[c] * share, low, high);
-}
-
 static void pool(const step *s, float *work, int maximum) {
     const float share = 1.0f / (float)s->taps;
     FOR_EACH_ROW(s->outputs, {
-        const float *from = work + s->from + c * s->from_plane + row * s->from_row;
-        if (s->to_column == 1) {
-            if (s->from_column == 2) pool_row(s, from, to, 2, maximum);
-            else pool_row(s, from, to, s->from_column, maximum);
-            continue;
-        }
-        for (index_t column = 0; column < s->columns; column++, from += s->from_column) {
-            vector sum = load(from);
-            for (index_t t = 1; t < s->taps; t++) {
-                vector next = load(from + s->shifts[t]);
-                if (maximum) sum = chosen(next < sum, sum, next);
-                else sum += next;
+        for (index_t column = 0; column < s->columns; column++) {
+            const float *from = work + s->from + c * s->from_plane + row * s->from_row +
+                                column * s->from_column;
+            if (s->to_column == 1) {
+                float sum = from[0];
+                for (index_t t = 1; t < s->taps; t++) {
+                    float next = from[s->shifts[t]];
+                    sum = !maximum ? sum + next : next < sum ? sum : next;
+                }
+                to[column] = within_one(maximum ? sum : sum * share, s->low, s->high);
+            } else {
+                vector sum = load(from);
+                for (index_t t = 1; t < s->taps; t++) {
+                    vector next = load(from + s->shifts[t]);
+                    if (maximum) sum = chosen(next < sum, sum, next);
+                    else sum += next;
+                }
+                sum = maximum ? sum : sum * share;
+                store(to + column * s->to_column, within(sum, s->low, s->high));
             }
-            sum = maximum ? sum : sum * share;
-            store(to + column * s->to_column, within(sum, s->low, s->high));
         }
     })
 }
