@@ -332,6 +332,55 @@ def networks(results: "Results") -> str:
     return markdown(titles, body) + results.caption("networks")
 
 
+ENGINES = {
+    "pytorch": "PyTorch",
+    "pytorch_channels_last": "PyTorch, channels-last",
+    "torch_compile": "torch.compile",
+    "aot_inductor": "AOTInductor",
+    "onnx_runtime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
+
+
+def engines(results: "Results") -> str:
+    """Dense and chain, each in the existing engine that is fastest for it, and ours."""
+    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for row in results.rows("engines"):
+        if row["ms"]:
+            groups[row["network"], row["keep"], row["per_layer"], row["batch"]].append(row)
+    body = []
+    for (network, keep, per_layer, batch), rows in groups.items():
+        dense, chain = (
+            min(
+                (r for r in rows if r["kind"] == kind and r["engine"] in ENGINES),
+                key=lambda row: float(row["ms"]),
+            )
+            for kind in ("dense", "chain")
+        )
+        (ours,) = [row for row in rows if row["engine"] == "passband"] or [None]
+        reached = ours is not None and 2 * float(ours["time_ratio"]) >= float(ours["macs_ratio"])
+        body.append(
+            [
+                network,
+                f"{keep}, {'by budget' if per_layer else 'uniform'}",
+                batch,
+                cell(chain["macs_ratio"]),
+                f"{cell(dense['ms'])} ({ENGINES[dense['engine']]})",
+                f"{cell(chain['ms'])} ({ENGINES[chain['engine']]})",
+                cell(chain["time_ratio"]),
+                "-" if ours is None else cell(ours["ms"]),
+                "-" if ours is None else cell(ours["time_ratio"]),
+                "yes" if reached else "no",
+                cell(chain["onnx_bytes"], 2**-10),
+            ]
+        )
+    titles = (
+        "network", "keep", "batch", "fewer multiplications", "dense (ms)", "chain (ms)", "faster",
+        "chain, ours (ms)", "faster", "half of the multiplications' ratio", "ONNX file (KiB)",
+    )  # fmt: skip
+    return markdown(titles, body) + results.caption("engines")
+
+
 def precision(results: "Results") -> str:
     """The largest error over all shapes and bands, for each algorithm and type."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
@@ -392,8 +441,12 @@ class Results:
         """Links to the files, and what their rows say of their machine."""
         files = [self.file(kind) for kind in kinds if self.file(kind).exists()]
         links = ", ".join(f"[{file.name}]({self.link(file)})" for file in files)
-        row = read(files[0])[0]
-        origin = [f"{n} {row[n]}" for n in ("machine", "threads", "torch", "commit")]
+        rows = read(files[0])
+        row = rows[0]
+        origin = [
+            f"{name} {' and '.join(dict.fromkeys(row[name] for row in rows))}"
+            for name in ("machine", "threads", "torch", "commit")
+        ]
         if row.get("peak_bytes_per_second"):
             multiplications = float(row["peak_multiplications_per_second"]) / 1e9
             gigabytes = float(row["peak_bytes_per_second"]) / 1e9
@@ -413,6 +466,7 @@ VIEWS: dict[str, tuple[str, Callable[[Results], str]]] = {
     "curve": ("layers", curve),
     "networks": ("networks", networks),
     "growth": ("growth", growth),
+    "engines": ("engines", engines),
     "precision": ("precision", precision),
 }
 

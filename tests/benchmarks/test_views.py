@@ -165,3 +165,33 @@ def test_the_script_says_when_a_table_is_stale(tmp_path: Path) -> None:
     assert "README.md: a table differs" in stale.stderr
     assert run().returncode == run("--check").returncode == 0
     assert "9.9" not in (benchmarks / "README.md").read_text()
+
+
+def test_engines_side_by_side(tmp_path: Path) -> None:
+    def row(kind: str, engine: str, ms: object, ratio: object, **more: object) -> dict:
+        return {
+            "network": "vgg8", "keep": 0.007, "per_layer": "", "batch": 1, "kind": kind,
+            "engine": engine, "macs_ratio": 1.0 if kind == "dense" else 100.0, "ms": ms,
+            "time_ratio": ratio, "onnx_bytes": 2048, **ORIGIN, **more,
+        }  # fmt: skip
+
+    rows = [
+        row("dense", "pytorch", 4.0, 0.5),
+        row("dense", "onnx_runtime", 2.0, 1.0),
+        row("dense", "openvino", "", ""),
+        row("chain", "pytorch", 0.2, 10.0),
+        row("chain", "onnx_runtime", 0.1, 20.0),
+        row("chain", "passband", 0.04, 50.0, commit="def"),
+    ]
+    for index in range(3):
+        rows.append({**rows[index + 1 if index else 0], "batch": 128})
+    rows[-1] = row("chain", "onnx_runtime", 0.1, 20.0, batch=128)
+    write(tmp_path, "engines", rows)
+    text = shown("engines", tmp_path)
+    one, many = ([c.strip() for c in x.split(" | ")] for x in text.splitlines() if "vgg8" in x)
+    assert one[1:7] == [
+        "0.007, uniform", "1", "100", "2.00 (ONNX Runtime)", "0.100 (ONNX Runtime)", "20.0",
+    ]  # fmt: skip
+    assert one[7:] == ["0.0400", "50.0", "yes", "2.00 |"]
+    assert many[7:10] == ["-", "-", "no"]
+    assert "commit abc and def" in text

@@ -43,7 +43,7 @@ def check(model: nn.Module, shape: tuple[int, ...], batches: tuple[int, ...] = (
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg8", "resnet20", "resnet18", "wrn-40-2", "densenet121", "mobilenetv2"]
+    "name", ["vgg8", "resnet20", "resnet18", "wrn-40-2", "densenet121", "mobilenetv2", "unet16"]
 )
 def test_it_runs_the_chains(name: str) -> None:
     from passband import to_chain
@@ -94,6 +94,26 @@ def test_strides(size: tuple[int, int]) -> None:
 )
 def test_layers(layer: nn.Module) -> None:
     check(nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), layer), (2, 8, 10))
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(6, 4, 2, 2),
+        nn.ConvTranspose2d(6, 5, 3, 2, 1, 1, bias=False),
+        nn.ConvTranspose2d(6, 3, 4, 2, 1),
+        nn.ConvTranspose2d(6, 3, 3, 1, 1),
+        nn.ConvTranspose2d(6, 2, 5, 3, dilation=2),
+        nn.ConvTranspose2d(6, 9, 2, 3),  # with outputs that no tap reaches
+    ],
+    ids=lambda layer: str(layer),
+)
+def test_transposed_convolutions(layer: nn.Module) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), layer, nn.ReLU(), nn.Conv2d(layer.out_channels, 3, 1)
+    )
+    check(model, (2, 5, 7))
 
 
 @pytest.mark.usefixtures("library")
@@ -155,7 +175,8 @@ def test_several_threads_share_out_the_images() -> None:
     [
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh()), "the engine has no Tanh"),
         (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), "padding_mode reflect"),
-        (nn.Sequential(nn.ConvTranspose2d(3, 4, 2, 2)), "the engine has no ConvTranspose2d"),
+        (nn.ConvTranspose2d(3, 6, 2, 2, groups=3), "the engine has no ConvTranspose2d with groups"),
+        (nn.ConvTranspose2d(3, 6, 2, (2, 1)), "ConvTranspose2d with unlike strides"),
         (nn.Sequential(nn.AdaptiveAvgPool2d(2)), "to more than one point"),
     ],
 )

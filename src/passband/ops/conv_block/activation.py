@@ -1,5 +1,6 @@
 """Activations of a block, their derivatives, and what has to be known to take those."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,16 @@ class Activation:
     def has_kinks_only(self) -> bool:
         """Whether the derivative has two values, so that one bit per element tells it."""
         return self.name in ("relu", "relu6", "leaky_relu")
+
+    @property
+    def kinks(self) -> tuple[float, float, float]:
+        """The derivative is 1 between the first two and the third elsewhere; see the above.
+
+        The second is not a number where there is no upper kink.
+        """
+        slope = self.parameter if self.name == "leaky_relu" else 0.0
+        assert isinstance(slope, float)
+        return 0.0, 6.0 if self.name == "relu6" else math.nan, slope
 
     def forward(self, v: Tensor) -> Tensor:
         """The activation, in place where torch can."""

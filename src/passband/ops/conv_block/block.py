@@ -6,7 +6,6 @@ sum, where the activation has no kinks only), and of a maximum a byte per output
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +13,13 @@ import torch
 from torch import Tensor
 
 from passband.ops.band_limited_conv.layout import memory_format
+from passband.ops.conv_block import kernels
 from passband.ops.conv_block.activation import Activation
 from passband.ops.conv_block.bits import pack_bits, unpack_bits
 from passband.ops.conv_block.convolution import Conv, Kept, chunks, images_at_a_time
 from passband.ops.conv_block.derivative import differentiable_once
-from passband.ops.conv_block.normalisation import Normalised, NormCall
+from passband.ops.conv_block.normalisation import Normalised, NormCall, Sums, add_up
+from passband.ops.conv_block.overlaid import Overlaid
 from passband.ops.conv_block.pooling import Pool, gather
 from passband.ops.conv_block.storage import offload
 
@@ -85,15 +86,13 @@ class _ConvBlock(torch.autograd.Function):
             ctx.dtype = v.dtype
             if call.norm is not None:
                 v, mean, invstd = call.norm.forward(v, gamma, beta, True)
-            if residual is not None:
-                v = v.add_(residual) if v.dtype == residual.dtype else v + residual
-            if act is not None:
-                made_again = residual is None and call.norm is not None and not call.conv.samples
-                if act.has_kinks_only and not made_again:
-                    bits = pack_bits(act.side(v))
-                elif residual is not None:
-                    value = v.clone()
-                v = act.forward(v)
+            made_again = residual is None and call.norm is not None and not call.conv.samples
+            if act is not None and act.has_kinks_only and not made_again:
+                v, bits = _activated(v, residual, act)
+            else:
+                v = v if residual is None else _added(v, residual)
+                value = v.clone() if act is not None and residual is not None else None
+                v = v if act is None else act.forward(v)
             ctx.order, ctx.shape, ctx.input_shape = memory_format(v), v.shape, x.shape
             if pool is not None:
                 v, place = pool.forward(v)
@@ -116,8 +115,8 @@ class _ConvBlock(torch.autograd.Function):
 class _Backward:
     """The backward pass of one block, a part of the batch at a time.
 
-    The output of the convolution is made again for each part, twice where sums over the whole batch
-    have to be known first, so that it never stands in memory as a whole.
+    The output of the convolution is made again in the memory that the gradient of its input will
+    take: see `Overlaid`.
     """
 
     def __init__(self, ctx: Any) -> None:
@@ -140,34 +139,39 @@ class _Backward:
         self.reduces = self.norm is not None and (
             self.needs_gamma or self.needs_beta or (self.norm.batch_statistics and self.needs_conv)
         )
-        self._made: tuple[int, Tensor] | None = None
+        # the activation that gradients go through together with the batch norm
+        self.joined = self.call.activation
+        if self.norm is None or any(t is not None for t in (self.bits, self.value, self.place)):
+            self.joined = None
+        self.memory = Overlaid(
+            (self.shape, self.dtype), (self.input_shape, self.weight.dtype), self.needs_input,
+            self.order, self.weight.device,
+        )  # fmt: skip
+        self._made = 0
 
     def _maps(self, start: int, count: int) -> Tensor:
-        """The output of the convolution, of some images; kept until others are asked for."""
-        if self._made is None or self._made[0] != start:
-            self._made = None
+        """The output of the convolution, of some images; made when first asked for, in order."""
+        maps = self.memory.first(start, count)
+        if start >= self._made:
             kept = self.call.conv.narrow(self.kept, start, count)
-            maps = self.call.conv.output(kept, self.weight, self.bias)
-            self._made = (start, maps.contiguous(memory_format=self.order))
-        return self._made[1]
+            self.call.conv.output(kept, self.weight, self.bias, maps)
+            self._made = start + count
+        return maps
 
     def run(self, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of call, x, residual, weight, bias, gamma and beta."""
-        sums = None
+        sums = grad_residual = None
         if self.place is not None:
             grad, sums = self._of_maxima(grad)
-        grad_residual = None
+        is_other = self.call.activation is not None or self.call.pool is not None
         if self.needs_residual:
             grad_residual = grad
-            if self.call.activation is not None:
+            if is_other:
                 grad_residual = torch.empty(
                     self.shape, dtype=grad.dtype, device=grad.device, memory_format=self.order
                 )
-                for start, count in self.parts:
-                    part = self._of_normalised(grad, start, count)
-                    grad_residual.narrow(0, start, count).copy_(part)
-        if sums is None and self.reduces:
-            sums = self._sums(grad, grad_residual)
+        if (self.needs_residual and is_other) or (self.reduces and sums is None):
+            sums = self._first_pass(grad, grad_residual if is_other else None, sums)
         grad_input = grad_weight = grad_bias = None
         if self.needs_conv:
             grad_input, grad_weight, grad_bias = self._of_conv(grad, grad_residual, sums)
@@ -177,18 +181,21 @@ class _Backward:
             grad_gamma if self.needs_gamma else None, grad_beta if self.needs_beta else None,
         )  # fmt: skip
 
-    def _sums(self, grad: Tensor, of_residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Gradients of gamma and beta."""
-        assert self.norm is not None
-        parts = (
-            self.norm.reduce(
-                self._part_of_normalised(grad, of_residual, start, count), self._maps(start, count)
-            )
-            for start, count in self.parts
-        )
-        return _added(parts)
+    def _first_pass(
+        self, grad: Tensor, of_residual: Tensor | None, sums: Sums | None
+    ) -> Sums | None:
+        """Write the residual's gradient, and add up the gradients of gamma and beta."""
+        added = []
+        for start, count in self.parts:
+            to = None if of_residual is None else of_residual.narrow(0, start, count)
+            part = self._of_activated(grad, start, count, to)
+            if self.reduces and sums is None:
+                assert self.norm is not None
+                maps = self._maps(start, count)
+                added.append(self.norm.reduce(self._as_maps(part), maps, self.joined))
+        return add_up(added) if added else sums
 
-    def _of_maxima(self, grad: Tensor) -> tuple[Tensor, "tuple[Tensor, Tensor] | None"]:
+    def _of_maxima(self, grad: Tensor) -> tuple[Tensor, Sums | None]:
         """Gradients of what stands at the maxima, before the activation, and of gamma and beta.
 
         Everywhere else they are zero, so that sums over the maxima are sums over the maps.
@@ -210,72 +217,71 @@ class _Backward:
                 assert self.norm is not None
                 maps = gather(self._maps(start, count), indices)
                 sums.append(self.norm.reduce(part.to(self.dtype), maps))
-        return torch.cat(grads), _added(sums) if sums else None
+        return torch.cat(grads), add_up(sums) if sums else None
 
-    def _of_normalised(self, grad: Tensor, start: int, count: int) -> Tensor:
-        """Gradient of what the activation is given, of some images."""
+    def _of_activated(
+        self, grad: Tensor, start: int, count: int, to: Tensor | None = None
+    ) -> Tensor:
+        """Gradient of what the activation is given, of some images; written to `to`, if any.
+
+        Of what a `joined` activation makes.
+        """
         part = grad.narrow(0, start, count)
         pool, act = self.call.pool, self.call.activation
         if pool is not None:
             like = part.new_empty((count, *self.shape[1:]))
             if self.place is not None:  # the activation is in it already
-                indices = pool.indices(self.place.narrow(0, start, count), self.shape[-1])
-                return pool.backward_max(part, like, indices)
-            part = pool.backward_average(part, like)
+                act, place = None, self.place.narrow(0, start, count)
+                part = pool.backward_max(part, like, pool.indices(place, self.shape[-1]))
+            else:
+                part = pool.backward_average(part, like)
         part = part.contiguous(memory_format=self.order)
-        if act is None:
-            return part
-        if self.bits is not None:
-            return act.backward_by_side(part, self._side(start, count))
-        if self.value is not None:
-            return act.backward(part, self.value.narrow(0, start, count))
-        maps = self._maps(start, count)
-        return act.backward(part, maps if self.norm is None else self.norm.apply(maps))
+        if act is not None and self.bits is not None:
+            to = torch.empty_like(part) if to is None else to
+            if kernels.apply(part, to):
+                kernels.mask(part, self.bits.narrow(0, start, count), act, to)
+                return to
+            part = act.backward_by_side(part, self._side(start, count))
+        elif act is not None and self.value is not None:
+            part = act.backward(part, self.value.narrow(0, start, count))
+        elif act is not None and self.norm is None:
+            part = act.backward(part, self._maps(start, count))
+        return part if to is None else to.copy_(part)
 
-    def _part_of_normalised(
-        self, grad: Tensor, of_residual: Tensor | None, start: int, count: int
-    ) -> Tensor:
-        """`_of_normalised`, taken from the gradient of the residual where that is it."""
-        if of_residual is not None:
-            part = of_residual.narrow(0, start, count)
-        else:
-            part = self._of_normalised(grad, start, count)
+    def _as_maps(self, part: Tensor) -> Tensor:
+        """A gradient in the type and order of the convolution's output."""
         return part.to(self.dtype).contiguous(memory_format=self.order)
 
     def _of_conv(
-        self,
-        grad: Tensor,
-        of_residual: Tensor | None,
-        sums: "tuple[Tensor, Tensor] | None",
+        self, grad: Tensor, of_residual: Tensor | None, sums: Sums | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of the convolution's input, filters and bias."""
-        grad_input = grad_weight = grad_bias = None
+        grad_weight = grad_bias = None
         averaged = self.shape[0] * math.prod(self.shape[2:])
         for start, count in self.parts:
-            part = self._part_of_normalised(grad, of_residual, start, count)
+            if of_residual is not None:
+                part = of_residual.narrow(0, start, count)
+            else:
+                part = self._of_activated(grad, start, count)
+            part = self._as_maps(part)
             if self.norm is not None:
-                maps = self._maps(start, count) if self.norm.batch_statistics else None
-                part = self.norm.grad_maps_(maps, part, sums, averaged)
-                self._made = None  # its memory holds the gradient now
-            if self.needs_bias:
+                maps, to = part, None
+                if self.norm.batch_statistics or self.joined is not None:
+                    maps = to = self._maps(start, count)
+                to = torch.empty_like(part) if to is None else to
+                self.norm.backward(maps, part, sums, averaged, self.joined, to)
+                part = to
+            if self.needs_bias and not (self.norm is not None and self.norm.batch_statistics):
                 added = part.sum((0, *range(2, part.dim())), dtype=self.weight.dtype)
                 grad_bias = added if grad_bias is None else grad_bias.add_(added)
             kept = self.call.conv.narrow(self.kept, start, count)
-            of_input, of_weight = self.call.conv.backward(
-                part, kept, self.weight, self.needs_input, self.needs_weight
-            )
+            to = self.memory.second(start, count) if self.needs_input else None
+            of_weight = self.call.conv.backward(part, kept, self.weight, to, self.needs_weight)
             if of_weight is not None:
                 grad_weight = of_weight if grad_weight is None else grad_weight.add_(of_weight)
-            if of_input is None:
-                continue
-            if count == self.shape[0]:
-                return of_input, grad_weight, grad_bias
-            if grad_input is None:
-                grad_input = torch.empty(
-                    self.input_shape, dtype=of_input.dtype, device=of_input.device,
-                    memory_format=self.order,
-                )  # fmt: skip
-            grad_input.narrow(0, start, count).copy_(of_input)
+        if self.needs_bias and grad_bias is None:  # the batch norm takes any constant away
+            grad_bias = self.weight.new_zeros(self.shape[1])
+        grad_input = self.memory.second(0, self.shape[0]) if self.needs_input else None
         return grad_input, grad_weight, grad_bias
 
     def _side(self, start: int, count: int) -> Tensor:
@@ -286,6 +292,14 @@ class _Backward:
         return unpack_bits(packed, (count, *self.shape[1:]), last)
 
 
-def _added(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    first, second = zip(*parts, strict=True)
-    return sum(first[1:], first[0]), sum(second[1:], second[0])
+def _activated(v: Tensor, residual: Tensor | None, act: Activation) -> tuple[Tensor, Tensor]:
+    """The activation of the sum, in place, and the bits of its derivative."""
+    if kernels.apply(v, *(() if residual is None else (residual,))):
+        return v, kernels.activate_(v, residual, act)
+    v = v if residual is None else _added(v, residual)
+    bits = pack_bits(act.side(v))
+    return act.forward(v), bits
+
+
+def _added(v: Tensor, residual: Tensor) -> Tensor:
+    return v.add_(residual) if v.dtype == residual.dtype else v + residual

@@ -14,7 +14,7 @@ from torch import Tensor
 from passband.ops.conv_block.activation import Activation
 from passband.ops.conv_block.convolution import Conv, Kept, chunks, images_at_a_time
 from passband.ops.conv_block.derivative import differentiable_once
-from passband.ops.conv_block.normalisation import Normalised, NormCall
+from passband.ops.conv_block.normalisation import Normalised, NormCall, Sums, add_up
 from passband.ops.conv_block.pooling import Pool
 
 PARAMETERS = 4
@@ -109,11 +109,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         of_bias = None
         if needs[1]:
             of_bias = grad.sum((0, *range(2, grad.dim())), dtype=weight.dtype)
-        of_input, of_weight = stages[index].conv.backward(grad, kept.pop(), weight, more, needs[0])
+        maps = inputs.pop()
+        of_input = torch.empty_like(maps) if more else None
+        of_weight = stages[index].conv.backward(grad, kept.pop(), weight, of_input, needs[0])
         of_gamma = of_beta = None
         if of_input is not None:
-            maps = inputs.pop()
-            grad = of_input.to(maps.dtype).contiguous()
+            grad = of_input
             of_gamma, of_beta = _through_norm_(grad, maps, norms[index], stages[index].activation)
         gradients = [
             of_weight, of_bias, of_gamma if needs[2] else None, of_beta if needs[3] else None,
@@ -156,26 +157,23 @@ def _recompute(
 
 def _through_norm_(
     grad: Tensor, maps: Tensor, norm: Normalised, activation: Activation | None
-) -> tuple[Tensor, Tensor]:
+) -> Sums:
     """Take a gradient from behind the activation to before the batch norm, in place.
 
     Returns the gradients of gamma and beta. A part of the batch at a time, so that what lies
     between needs little memory.
     """
     images = images_at_a_time(grad[0].nbytes, len(grad))
-    sums: tuple[Tensor, Tensor] | None = None
+    sums: list[Sums] = []
     for start, count in chunks(len(grad), images):
         part, own = grad.narrow(0, start, count), maps.narrow(0, start, count)
-        if activation is not None:
-            part.copy_(activation.backward(part, norm.apply(own)))
-        added = norm.reduce(part, own)
-        sums = added if sums is None else (sums[0] + added[0], sums[1] + added[1])
-    assert sums is not None
+        sums.append(norm.reduce(part, own, activation))
+    total = add_up(sums)
     averaged = grad.numel() // grad.shape[1]
     for start, count in chunks(len(grad), images):
         part, own = grad.narrow(0, start, count), maps.narrow(0, start, count)
-        part.copy_(norm.grad_maps_(own.clone(), part, sums, averaged))
-    return sums
+        norm.backward(own, part, total, averaged, activation, part)
+    return total
 
 
 def _concatenated(features: Sequence[Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.ops.band_limited_conv.lowpass import convolve_full_band
+from passband.ops.band_limited_conv.native import convolution as native
 from passband.ops.band_limited_conv.op import (
     IMPLEMENTATIONS,
     band_limited_conv,
@@ -75,9 +76,9 @@ class PlainConv:
             kept = kept[self._points].contiguous()
         return (kept,)
 
-    def output(self, kept: Kept, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The output again."""
-        return self._convolve(kept[0], weight, bias, self._convolved)
+    def output(self, kept: Kept, weight: Tensor, bias: Tensor | None, to: Tensor) -> None:
+        """Write the output again."""
+        to.copy_(self._convolve(kept[0], weight, bias, self._convolved))
 
     def _convolve(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry
@@ -90,9 +91,12 @@ class PlainConv:
         return (kept[0].narrow(0, start, count),)
 
     def backward(
-        self, grad: Tensor, kept: Kept, weight: Tensor, needs_input: bool, needs_weight: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of the input and of the filters."""
+        self, grad: Tensor, kept: Kept, weight: Tensor, to: Tensor | None, needs_weight: bool
+    ) -> Tensor | None:
+        """Write the gradient of the input, where it is wanted; the gradient of the filters.
+
+        What is written may lie where the gradient does, image by image.
+        """
         g, maps = self._convolved, kept[0]
         padding = tuple(before for before, _ in g.padding)
         uneven = any(before != after for before, after in g.padding)
@@ -101,16 +105,17 @@ class PlainConv:
             padding = (0,) * g.axes
         grad_input, grad_weight, _ = torch.ops.aten.convolution_backward(
             grad.to(self.dtype), maps, weight.to(self.dtype), None, g.stride, padding, g.dilation,
-            False, [0] * g.axes, g.groups, [needs_input, needs_weight, False],
+            False, [0] * g.axes, g.groups, [to is not None, needs_weight, False],
         )  # fmt: skip
-        if grad_input is not None and uneven:
-            for axis, ((before, _), size) in enumerate(zip(g.padding, g.size, strict=True), 2):
-                grad_input = grad_input.narrow(axis, before, size)
-        if grad_input is not None and self.samples:
-            sampled = grad_input
-            grad_input = sampled.new_zeros((*sampled.shape[:2], *self.geometry.size))
-            grad_input[self._points] = sampled
-        return grad_input, grad_weight if needs_weight else None
+        if to is not None and self.samples:
+            to.zero_()
+            to[self._points] = grad_input
+        elif to is not None:
+            if uneven:
+                for axis, ((before, _), size) in enumerate(zip(g.padding, g.size, strict=True), 2):
+                    grad_input = grad_input.narrow(axis, before, size)
+            to.copy_(grad_input)
+        return grad_weight if needs_weight else None
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ class SpectralConv:
             output, spectrum = band_limited_conv(x, weight, bias, *self._arguments, False)
             return output, (x if self.geometry.keeps_map else spectrum,)
         kept = self.keep(x)
-        return self.output(kept, weight, bias), kept
+        return self._convolve(kept, weight, bias), kept
 
     def keep(self, x: Tensor) -> Kept:
         """What is kept of the input."""
@@ -157,12 +162,21 @@ class SpectralConv:
         spectrum = IMPLEMENTATIONS[self.algorithm].analyze(x, self.geometry)
         return round_spectrum(spectrum.to(self.dtype).contiguous(), self.spectrum_dtype)
 
-    def output(self, kept: Kept, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The output again: the second half of the convolution."""
+    def output(self, kept: Kept, weight: Tensor, bias: Tensor | None, to: Tensor) -> None:
+        """Write the output again: the second half of the convolution."""
         given = self._given(kept)
+        if not self._by_kernels(to, given, weight, bias):
+            to.copy_(self._convolve(kept, weight, bias))
+            return
+        from_spectrum = not self.geometry.keeps_map
+        native.forward(given, weight, bias, self.geometry, self.dtype, from_spectrum, False, to)
+
+    def _convolve(self, kept: Kept, weight: Tensor, bias: Tensor | None) -> Tensor:
         from_spectrum = not self.geometry.keeps_map
         output: Tensor
-        output, _ = band_limited_conv(given, weight, bias, *self._arguments, from_spectrum)
+        output, _ = band_limited_conv(
+            self._given(kept), weight, bias, *self._arguments, from_spectrum
+        )
         return output
 
     def narrow(self, kept: Kept, start: int, count: int) -> Kept:
@@ -172,13 +186,33 @@ class SpectralConv:
         return (spectrum.narrow(1 if frequencies_first else 0, start, count), *scale)
 
     def backward(
-        self, grad: Tensor, kept: Kept, weight: Tensor, needs_input: bool, needs_weight: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of the input and of the filters."""
-        grad_input, grad_weight = band_limited_conv_backward(
-            grad, self._given(kept), weight, *self._arguments, False, needs_input, needs_weight
+        self, grad: Tensor, kept: Kept, weight: Tensor, to: Tensor | None, needs_weight: bool
+    ) -> Tensor | None:
+        """Write the gradient of the input, where it is wanted; the gradient of the filters.
+
+        What is written may lie where the gradient does, image by image.
+        """
+        given, needs_input = self._given(kept), to is not None
+        if self._by_kernels(grad if to is None else to, grad, given, weight):
+            _, grad_weight = native.backward(
+                grad, given, weight, self.geometry, self.geometry.keeps_map, False, needs_input,
+                needs_weight, to,
+            )  # fmt: skip
+            return grad_weight
+        grad_input, of_weight = band_limited_conv_backward(
+            grad, given, weight, *self._arguments, False, needs_input, needs_weight
         )
-        return grad_input if needs_input else None, grad_weight if needs_weight else None
+        if to is not None:
+            to.copy_(grad_input)
+        return of_weight if needs_weight else None
+
+    def _by_kernels(self, to: Tensor, *tensors: Tensor | None) -> bool:
+        """Whether the kernels compute this call, and write it where it is to be."""
+        return (
+            self.algorithm == "matmul"
+            and to.dtype == self.dtype == torch.float32
+            and native.applies(self.geometry, self.dtype, to, *tensors)
+        )
 
     def _given(self, kept: Kept) -> Tensor:
         return kept[0] if self.geometry.keeps_map else widen_spectrum(kept, self.dtype)

@@ -1,9 +1,18 @@
 """Batch norm inside a block: in place, and the same bits when it is computed again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from passband.ops.band_limited_conv.layout import is_channels_last
+from passband.ops.conv_block import kernels
+from passband.ops.conv_block.activation import Activation
+
+Sums = tuple[Tensor, Tensor]
+"""Gradients of gamma and beta, which are sums over the batch."""
 
 
 @dataclass(frozen=True)
@@ -66,63 +75,113 @@ class Normalised:
     gamma: Tensor | None
     beta: Tensor | None
 
-    @property
+    @cached_property
     def scale(self) -> Tensor:
         """Slope of the whole in each channel."""
         return self.invstd if self.gamma is None else self.invstd * self.gamma
+
+    @cached_property
+    def _shift(self) -> Tensor:
+        """What the whole adds to scale * maps; addcmul makes it as torch's kernel does."""
+        beta = torch.zeros_like(self.mean) if self.beta is None else self.beta
+        return torch.addcmul(beta, self.mean, self.scale, value=-1)
 
     def apply(self, maps: Tensor) -> Tensor:
         """The normalised maps again, the same bits as the first time.
 
         Torch computes scale * x + shift, with one rounding or two as its kernel was compiled; the
-        same kernel does it here, whose own statistics are 0 and 1. addcmul makes the shift as that
-        kernel does.
+        same kernel does it here, whose own statistics are 0 and 1.
         """
-        scale = self.scale
-        beta = torch.zeros_like(self.mean) if self.beta is None else self.beta
-        shift = torch.addcmul(beta, self.mean, scale, value=-1)
-        zeros = torch.zeros_like(scale)
+        zeros = torch.zeros_like(self.scale)
         normalised, _, _ = torch.native_batch_norm(
-            maps, scale, shift, zeros, torch.ones_like(scale), False, 0.0, 0.0
+            maps, self.scale, self._shift, zeros, torch.ones_like(zeros), False, 0.0, 0.0
         )
         return normalised
 
-    def reduce(self, grad: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of gamma and of beta, from those of the normalised maps and the maps."""
+    def reduce(self, grad: Tensor, maps: Tensor, activation: Activation | None = None) -> Sums:
+        """Gradients of gamma and of beta.
+
+        Args:
+            grad: Gradient of the normalised maps, or with an activation of what it makes of them.
+            maps: The maps before they were normalised.
+            activation: The activation that the gradient has still to go through.
+        """
+        grad, activation = self._through(maps, grad, activation)
+        if self._by_kernels(maps, grad):
+            products, totals = self._kernels(activation).sums(maps, grad)
+            return (products * self.invstd).to(self.invstd.dtype), totals.to(self.invstd.dtype)
         gamma = torch.ones_like(self.mean) if self.gamma is None else self.gamma
         _, grad_gamma, grad_beta = torch.ops.aten.native_batch_norm_backward(
             grad, maps, gamma, None, None, self.mean, self.invstd, True, 0.0, [False, True, True]
         )
         return grad_gamma, grad_beta
 
-    def grad_maps_(
+    def backward(
         self,
-        maps: Tensor | None,
+        maps: Tensor,
         grad: Tensor,
-        sums: tuple[Tensor, Tensor] | None,
+        sums: Sums | None,
         count: int,
-    ) -> Tensor:
-        """Gradient of the maps, in their place; `count` values of each channel were averaged.
-
-        `sums` are the gradients of gamma and beta, needed only where the batch's own statistics
-        were taken.
+        activation: Activation | None,
+        to: Tensor,
+    ) -> None:
+        """Write the gradient of the maps; `count` values of each channel were averaged.
 
         With x the normalised map before gamma and beta, and s the scale,
 
             s (grad - mean(grad) - x mean(grad x))
+
+        Args:
+            maps: The maps; only looked at with the batch's own statistics or an activation.
+            grad: Gradient of the normalised maps, or with an activation of what it makes of them.
+            sums: Gradients of gamma and beta, where the batch's own statistics were taken.
+            count: Values of each channel.
+            activation: The activation that the gradient has still to go through.
+            to: Where the gradient is written, perhaps in the place of the maps or of the gradient.
         """
+        slope = offset = None
+        if self.batch_statistics:
+            assert sums is not None
+            slope = self.scale * self.invstd * sums[0] / -count
+            offset = self.scale * sums[1] / -count
+        grad, activation = self._through(maps, grad, activation)
+        if self._by_kernels(maps, grad, to):
+            self._kernels(activation).backward(maps, grad, to, slope, offset)
+            return
         shape = (1, -1, *[1] * (grad.dim() - 2))
         scale = self.scale.view(shape)
-        if not self.batch_statistics:
-            return (grad * scale).to(grad.dtype)
-        assert maps is not None and sums is not None
-        grad_gamma, grad_beta = sums
-        slope = (self.scale * self.invstd * grad_gamma / -count).view(shape)
-        offset = (self.scale * grad_beta / -count).view(shape)
-        mean = self.mean.view(shape)
-        if maps.dtype != slope.dtype:
-            return maps.copy_(
-                ((maps - mean) * slope + offset).addcmul_(grad.to(slope.dtype), scale)
-            )
-        maps.sub_(mean)
-        return torch.addcmul(offset, maps, slope, out=maps).addcmul_(grad, scale)
+        if slope is None or offset is None:
+            to.copy_(grad * scale)
+            return
+        through = (maps - self.mean.view(shape)).mul_(slope.view(shape)).add_(offset.view(shape))
+        to.copy_(through.addcmul_(grad.to(scale.dtype), scale))
+
+    def _through(
+        self, maps: Tensor, grad: Tensor, activation: Activation | None
+    ) -> tuple[Tensor, Activation | None]:
+        """The gradient behind the activation, if the kernels cannot take it through by themselves.
+
+        With it the activation that it has still to go through.
+        """
+        if activation is None:
+            return grad, None
+        if (
+            activation.has_kinks_only
+            and self._by_kernels(maps, grad)
+            and kernels.have_torchs_bits(is_channels_last(maps))
+        ):
+            return grad, activation
+        return activation.backward(grad, self.apply(maps)), None
+
+    def _by_kernels(self, *maps: Tensor) -> bool:
+        return self.scale.dtype == torch.float32 and kernels.apply(*maps)
+
+    def _kernels(self, activation: Activation | None) -> kernels.NormKernels:
+        shift = None if activation is None else self._shift
+        return kernels.NormKernels(self.mean, self.scale, shift, activation)
+
+
+def add_up(parts: Sequence[Sums]) -> Sums:
+    """Sums over the batch from those over its parts."""
+    first, second = zip(*parts, strict=True)
+    return sum(first[1:], first[0]), sum(second[1:], second[0])

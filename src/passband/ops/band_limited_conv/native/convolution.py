@@ -54,8 +54,12 @@ def forward(
     dtype: torch.dtype,
     from_spectrum: bool,
     keep_spectrum: bool,
+    output: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Output maps, and the spectrum of the input; it is empty where it is not to be kept."""
+    """Output maps, and the spectrum of the input; it is empty where it is not to be kept.
+
+    The maps are written to `output` where it is there: float32 in any memory order.
+    """
     input, weight = input.float(), weight.float().contiguous()
     bias = None if bias is None else bias.float().contiguous()
     tables, kernels = conv_tables(geometry), _Kernels()
@@ -63,7 +67,8 @@ def forward(
     outputs, inputs = weight.shape[:2]
     batch = input.shape[1] if from_spectrum else input.shape[0]
     form = torch.contiguous_format if from_spectrum else memory_format(input)
-    output = empty((batch, outputs, *geometry.output_size), form)
+    if output is None:
+        output = empty((batch, outputs, *geometry.output_size), form)
     kept = empty((frequencies, batch, inputs)) if keep_spectrum else input.new_empty(0)
     spectrum = (
         _Spectrum.of(input if from_spectrum else kept) if from_spectrum or len(kept) else None
@@ -94,15 +99,20 @@ def backward(
     from_spectrum: bool,
     needs_input: bool,
     needs_weight: bool,
+    grad_input: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of the input, or with `from_spectrum` of its spectrum, and of the filters."""
+    """Gradients of the input, or with `from_spectrum` of its spectrum, and of the filters.
+
+    Where `grad_input` is there, the input's gradient is written to it: float32 in any memory order.
+    It may lie where `grad` does, if no image of it reaches into later images of that.
+    """
     grad, kept, weight = grad.float(), kept.float(), weight.float().contiguous()
     tables, kernels = conv_tables(geometry), _Kernels()
     frequencies = math.prod(geometry.band.real_sizes)
     outputs, inputs = weight.shape[:2]
     batch = grad.shape[0]
-    grad_input = grad_weight = None
-    if needs_input:
+    grad_weight = None
+    if needs_input and grad_input is None:
         shape = (batch, inputs, *geometry.size)
         grad_input = (
             empty((frequencies, batch, inputs))

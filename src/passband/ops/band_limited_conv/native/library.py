@@ -42,6 +42,19 @@ class Maps(ctypes.Structure):
     ]
 
 
+class Norm(ctypes.Structure):
+    """`norm` of normalise.c."""
+
+    _fields_ = [
+        ("mean", c_void_p),
+        ("scale", c_void_p),
+        ("shift", c_void_p),
+        ("low", c_float),
+        ("high", c_float),
+        ("slope", c_float),
+    ]
+
+
 _AXES = [POINTER(Axis)] * 2
 _SIGNATURES = {
     "advise": [c_void_p, c_int64],
@@ -63,6 +76,12 @@ _SIGNATURES = {
         c_void_p, *[c_int64] * 2, c_void_p, *[c_int64] * 4, *[POINTER(Axis)] * 3, c_void_p,
         c_int64,
     ],
+    "norm_sums": [c_void_p, c_void_p, *[c_int64] * 4, POINTER(Norm), c_void_p, c_int64],
+    "norm_backward": [
+        *[c_void_p] * 3, *[c_int64] * 4, POINTER(Norm), c_void_p, c_void_p, c_int64,
+    ],
+    "mask": [*[c_void_p] * 3, *[c_int64] * 2, c_float, c_int64],
+    "activate": [*[c_void_p] * 3, *[c_int64] * 2, c_float, c_float, c_int64],
 }  # fmt: skip
 
 
