@@ -13,6 +13,7 @@ from passband.nn.spectral_network import SpectralNetwork
 from passband.train import TrainConfig, load_run, run
 from passband.train.recipes import recipe
 from passband.train.run_folder import RunFolder
+from tests.support import assert_close
 from tests.train.killed import assert_same, weights
 
 TINY = TrainConfig(
@@ -48,6 +49,45 @@ def test_the_networks_train(model: str, photographs: str, tmp_path: Path) -> Non
     kept = step_saved_bytes(make_model(twin, parts.bundle), inputs, twin)
     assert result["saved_bytes"] < 0.3 * kept
     assert 0.5 < result["realised_compression"] < 1
+
+
+@pytest.mark.parametrize(
+    ("model", "activation"),
+    [
+        ("specalexnet", "relu"),
+        ("specvgg16", "relu"),
+        ("specdensenet", "relu"),
+        ("specdensenet", "spectral-tanh"),
+    ],
+)
+def test_each_resumes_and_comes_back_and_runs_elsewhere(
+    model: str, activation: str, photographs: str, tmp_path: Path
+) -> None:
+    """In ONNX Runtime, by matrix products of real numbers."""
+    runtime = pytest.importorskip("onnxruntime")
+    config = TrainConfig(
+        data=photographs, model=model, method="specnet", activation=activation, batch_size=4,
+        threshold=0.5, limit_train=4, limit_test=2, epochs=1, augment=False, lr=1e-3,
+    )  # fmt: skip
+    run(replace(config, epochs=2), tmp_path / "at once", progress=False)
+    run(config, tmp_path / "resumed", progress=False)
+    run(replace(config, epochs=2), tmp_path / "resumed", resume=True, progress=False)
+    assert_same(weights(tmp_path / "resumed"), weights(tmp_path / "at once"))
+    network, _, bundle = load_run(tmp_path / "resumed")
+    x = torch.stack([bundle.test[i][0] for i in range(2)])
+    pb.save(network, tmp_path / "net.safetensors")
+    with torch.no_grad():
+        expected = network(x)
+        assert torch.equal(pb.load(tmp_path / "net.safetensors")(x), expected)
+    pb.export_onnx(network, x, tmp_path / "net.onnx")
+    session = runtime.InferenceSession(str(tmp_path / "net.onnx"))
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    # rounding may bring a few coefficients to the other side of the threshold
+    assert_close(torch.from_numpy(found), expected, 1e-2)
+    onnx = pytest.importorskip("onnx")
+    operators = {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    assert "MatMul" in operators
+    assert not operators & {"DFT", "STFT", "ComplexAbs"}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from passband.ops.band_limited_conv.geometry import per_axis
 from passband.ops.spectral import resample
 from passband.ops.spectral.on_map import MAP_ACTIVATIONS
 from passband.ops.spectral.pointwise import ODD_ACTIVATIONS, activate, threshold
-from passband.ops.spectral.stage import Source, StageOptions, StoredSpectrum, run_stage, store
+from passband.ops.spectral.sources import StageOptions
+from passband.ops.spectral.stage import Source, StoredSpectrum, run_stage, store
 from passband.ops.tracing import is_transformed
 from passband.spectrum.packed import check_storage
 
@@ -133,6 +134,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
             sparse=self.threshold > 0,
             splits=not (self.norm and self.training),
             image_bytes=stage.image_bytes(input.shape[1]),
+            parameter_bytes=self.weight.nbytes,
             **stage.codecs(),
         )
         sources: list[Source] = [

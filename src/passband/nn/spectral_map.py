@@ -10,7 +10,8 @@ from torch import Tensor
 from passband.ops.spectral.codec import Maps
 from passband.ops.spectral.frame import Frame
 from passband.ops.spectral.on_map import OnMap
-from passband.ops.spectral.stage import StageOptions, StoredSpectrum, run_to_dense
+from passband.ops.spectral.sources import StageOptions
+from passband.ops.spectral.stage import StoredSpectrum, run_to_dense
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,273 @@
+"""SpecNet beside its twins and the other ways to save memory: accuracy of runs, and training steps.
+
+    python benchmarks/specnet.py accuracy RUNS [RUNS ...]   # what finished runs reached: a CSV
+    python benchmarks/specnet.py memory [--runs RUNS ...]   # memory and time of steps: another
+
+RUNS are the run folders of `passband study specnet` (OUT/runs), or of `passband train`. `memory`
+takes a SpecNet's weights from the run that has its network, mode and threshold, since what is kept
+depends on them; where there is none the weights are the first ones, and the table says so.
+
+Kept: bytes that the forward pass leaves for the backward pass, every bit and unit included. Mean
+and peak: allocated over a step (forward, loss, backward, SGD with momentum) above what was there
+before it, the weights' gradients included. RSS: by how much a fresh process grows over two steps.
+Steps are timed in turn, in one process. CIFAR-10 from PASSBAND_DATA, in batches of 64.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from machine import provenance, write_result
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
+import passband as pb
+from passband.data import load_dataset
+from passband.measure.memory import allocated_bytes, saved_bytes
+from passband.measure.timing import alternate
+from passband.networks import create_model
+from passband.networks.specnet import DenseLayer
+from passband.train import load_run
+
+NETWORKS = ("specvgg16", "specdensenet")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a network is trained with less memory, or its twin."""
+
+    name: str
+    config: pb.SpecNet | pb.BandLimit | None = None
+    batch_norm: bool = False
+    autocast: bool = False
+    checkpointed: str | None = None
+
+
+def ways(network: str) -> list[Way]:
+    """The rows of a network's table, the twin first."""
+    dense = network == "specdensenet"
+    pool = "average" if dense else "max"
+    on_map = partial(pb.SpecNet, activation="relu", pool=pool)
+    exact = pb.BandLimit(compression=0.5, memory="exact")
+    found = [
+        Way("twin"),
+        Way("twin, batch norm", batch_norm=True),
+        Way("twin, checkpointed", checkpointed="segments"),
+        Way("twin, bf16", autocast=True),
+        *([Way("twin, memory-efficient", checkpointed="dense layers")] if dense else []),
+        Way("exact-memory band-limited, batch norm", exact, batch_norm=True),
+        *(Way(f"relu on the map, beta {beta:g}", on_map(beta)) for beta in (0.5, 1.0, 1.5)),
+        Way("relu, int8, beta 1", on_map(1.0, storage="int8")),
+        Way("relu, batch norm kept, beta 1", on_map(1.0, batch_norm="keep"), batch_norm=True),
+        Way("spectral-tanh, beta 1", pb.SpecNet(1.0)),
+    ]
+    return found
+
+
+class Step:
+    """A training step."""
+
+    def __init__(self, network: str, way: Way, batch: int, runs: dict[str, Path]) -> None:
+        torch.manual_seed(0)
+        name = f"{network}-bn" if way.batch_norm else network
+        self.way = way
+        run = runs.get(key(name, way.config)) if isinstance(way.config, pb.SpecNet) else None
+        self.weights = "first" if run is None else "trained"
+        data = load_dataset("cifar10")
+        items = [data.train[i] for i in range(batch)]
+        self.x = torch.stack([x for x, _ in items])
+        self.labels = torch.tensor([label for _, label in items])
+        if run is not None:
+            self.model = load_run(run)[0]
+        else:
+            self.model = create_model(name, num_classes=10, in_channels=3, input_size=(32, 32))
+            if way.config is not None:
+                pb.convert(self.model, way.config, self.x[:2])
+        self.model.train()
+        if way.checkpointed == "dense layers":
+            for layer in self.model.modules():
+                if isinstance(layer, DenseLayer):
+                    layer.forward = partial(_checkpointed, layer)  # type: ignore[method-assign]
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0, momentum=0.95)
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+
+    def forward(self) -> Tensor:
+        """The loss."""
+        with torch.autocast("cpu", torch.bfloat16) if self.way.autocast else nullcontext():
+            if self.way.checkpointed == "segments":
+                layers = list(self.model.children())
+                parts = max(2, round(len(layers) ** 0.5))
+                scores = checkpoint_sequential(
+                    layers, parts, self.x.requires_grad_(), use_reentrant=False
+                )
+            else:
+                scores = self.model(self.x)
+            return F.cross_entropy(scores.float(), self.labels)
+
+    def __call__(self) -> None:
+        """Run it."""
+        self.optimizer.zero_grad()
+        self.forward().backward()
+        self.optimizer.step()
+
+
+def _checkpointed(layer: DenseLayer, x: Tensor) -> Tensor:
+    """What torchvision's `memory_efficient` does: the layer's maps are computed again."""
+    return checkpoint(partial(DenseLayer.forward, layer), x, use_reentrant=False)
+
+
+def key(model: str, config: pb.SpecNet) -> str:
+    """What a run must have in common with a way."""
+    return f"{model} {config.activation} {config.threshold:g} {config.storage} {config.batch_norm}"
+
+
+def runs_in(folders: list[Path]) -> Iterator[tuple[Path, dict[str, Any], dict[str, Any]]]:
+    """Finished runs with their config and result."""
+    for folder in folders:
+        for result in sorted(folder.glob("*/result.json")):
+            config = json.loads((result.parent / "config.json").read_text())
+            yield result.parent, config["config"], json.loads(result.read_text())
+
+
+def trained(folders: list[Path]) -> dict[str, Path]:
+    """Runs of SpecNets by `key`."""
+    found = {}
+    for run, _, _ in runs_in(folders):
+        config = load_run(run)[1]
+        if config.method == "specnet":
+            found[key(config.model, config.spec_net)] = run
+    return found
+
+
+def measure(network: str, batch: int, rounds: int, runs: list[Path]) -> list[dict[str, Any]]:
+    """A row for each way to train a network."""
+    steps = [Step(network, way, batch, trained(runs)) for way in ways(network)]
+    rows: list[dict[str, Any]] = []
+    for step in steps:
+        step()
+        allocated = allocated_bytes(step)
+        step.optimizer.zero_grad()
+        own = {
+            "kept": saved_bytes(step.forward, step.model),
+            "mean": allocated.mean,
+            "peak": allocated.peak,
+            "resident": _resident(network, step.way.name, batch, runs),
+        }
+        row: dict[str, Any] = {"network": network, "method": step.way.name, "batch": batch}
+        for name, value in own.items():
+            row[f"{name}_bytes"] = value
+            row[name] = value / (rows[0][f"{name}_bytes"] if rows else value)
+        rows.append({**row, "weights": step.weights})
+        print({k: v for k, v in row.items() if "bytes" not in k}, file=sys.stderr, flush=True)
+    times = alternate(steps, rounds) if rounds else [float("nan")] * len(steps)
+    for row, time in zip(rows, times, strict=True):
+        row |= {"step_seconds": time, "time": time / times[0], **provenance()}
+    return rows
+
+
+def _resident(network: str, way: str, batch: int, runs: list[Path]) -> int:
+    words = ["resident", network, way, str(batch), *map(str, runs)]
+    done = subprocess.run(
+        [sys.executable, __file__, *words], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout.splitlines()[-1])
+
+
+def resident_growth(network: str, way: str, batch: int, runs: list[Path]) -> int:
+    """By how much this process grows over two steps."""
+    import resource
+
+    chosen = next(w for w in ways(network) if w.name == way)
+    step = Step(network, chosen, batch, trained(runs))
+    Step(network, chosen, 2, trained(runs))()  # what is lazy, loads
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step()
+    step()
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+
+METHODS = {("native", False): "twin", ("native", True): "twin, batch norm"}
+
+
+def accuracy(folders: list[Path]) -> list[dict[str, Any]]:
+    """A row for each finished run, twins first."""
+    found = []
+    for _, config, result in runs_in(folders):
+        norm = config["model"].endswith("-bn")
+        method = METHODS.get((config["method"], norm), "")
+        if config["method"] == "specnet":
+            words = [config["activation"]]
+            words += ["learned scale"] if config["learned_scale"] else []
+            words += [f"pool {config['pool']}", *(["batch norm kept"] if norm else [])]
+            words += [config["storage"]] if config["storage"] != "float32" else []
+            method = ", ".join(words)
+        found.append(
+            {
+                "network": config["model"].removesuffix("-bn"),
+                "method": method,
+                "beta": config["threshold"] if config["method"] == "specnet" else "",
+                "accuracy": result["test_accuracy"],
+                "zero": result.get("realised_compression") or "",
+                "kept_bytes": result["saved_bytes"],
+                "epochs": config["epochs"],
+                "batch_size": config["batch_size"],
+                "lr": config["lr"],
+                "train_samples": result["train_samples"],
+                "test_samples": result["test_samples"],
+                "parameters": result["parameters"],
+            }
+        )
+    found.sort(
+        key=lambda r: (
+            r["network"], r["train_samples"], r["method"] != "twin",
+            not r["method"].startswith("twin"), r["method"], r["beta"] or 0,
+        )
+    )  # fmt: skip
+    twins = {(r["network"], r["train_samples"]): r for r in found if r["method"] == "twin"}
+    for row in found:
+        twin = twins[row["network"], row["train_samples"]]
+        row["lost"] = twin["accuracy"] - row["accuracy"]
+        row["kept"] = row["kept_bytes"] / twin["kept_bytes"]
+        row |= provenance()
+    return found
+
+
+def main() -> None:
+    """Collect or measure what was asked for, and write its CSV."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    reached = commands.add_parser("accuracy", help="what finished runs reached")
+    reached.add_argument("runs", nargs="+", type=Path)
+    memory = commands.add_parser("memory", help="memory and time of training steps")
+    memory.add_argument("--runs", nargs="*", type=Path, default=[])
+    memory.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
+    memory.add_argument("--batch", type=int, default=64)
+    memory.add_argument("--rounds", type=int, default=3, help="timed steps of each; 0 times none")
+    one = commands.add_parser("resident", help="growth of a process: what `memory` starts")
+    for word in ("network", "way", "batch"):
+        one.add_argument(word)
+    one.add_argument("runs", nargs="*", type=Path)
+    given = parser.parse_args()
+    if given.command == "resident":
+        print(resident_growth(given.network, given.way, int(given.batch), given.runs))
+    elif given.command == "accuracy":
+        write_result("specnet-accuracy", accuracy(given.runs))
+    else:
+        for name in given.networks:
+            rows = measure(name, given.batch, given.rounds, given.runs)
+            write_result(f"memory-{name}", rows)
+
+
+if __name__ == "__main__":
+    main()
