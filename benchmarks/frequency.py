@@ -31,7 +31,8 @@ class Plan:
 
 
 PLANS = (
-    Plan("vgg8", 2, "0.007", "chain,chain-budget,small,small-budget,pruned"),
+    Plan("vgg8", 1, "1", "dense"),
+    Plan("vgg8", 2, "0.007", "chain,small,chain-budget,small-budget,pruned"),
     Plan("vgg8", 2, "0.02,0.05", "chain-budget,small-budget,pruned"),
 )
 

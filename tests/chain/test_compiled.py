@@ -139,6 +139,33 @@ def test_batch_norm_sums_and_concatenations() -> None:
 
 
 @pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("later", [False, True])
+def test_sums_of_unlike_convolutions(later: bool) -> None:
+    """The wider map is given before the narrower one, or after it."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 9, 3, padding=1)
+            self.wide, self.narrow = nn.Conv2d(9, 19, 3, 2, 1), nn.Conv2d(9, 4, 1, 2)
+            self.last = nn.Conv2d(19, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.first(x))
+            if later:
+                narrow, wide = self.narrow(x), self.wide(x)
+            else:
+                wide, narrow = self.wide(x), self.narrow(x)
+            y = torch.add(nn.functional.pad(narrow, [0, 0, 0, 0, 0, 15]), wide)
+            z = torch.add(torch.relu(y), y)  # what is read twice is summed by itself
+            out: Tensor = self.last(z)
+            return out
+
+    torch.manual_seed(0)
+    check(Net().eval(), (3, 10, 14))
+
+
+@pytest.mark.usefixtures("library")
 def test_values_that_are_not_finite_go_through() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 1))
@@ -151,6 +178,18 @@ def test_values_that_are_not_finite_go_through() -> None:
         x[0, 0, 2, 3] = 1.0
         with torch.no_grad():  # and leave no trace
             assert relative_error(fast(x), model(x)) < ROUNDING
+
+
+def test_large_maps_are_computed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(6, 5, 1))
+    x = maps((3, 10, 12), 19)
+    in_blocks = engine(model, (3, 10, 12))(x)
+    monkeypatch.setattr(compiled, "_CACHE_BYTES", 1)
+    fast = engine(model, (3, 10, 12))
+    blocks = fast._programs[fast.width]
+    monkeypatch.setattr(blocks, "run", lambda *_: pytest.fail("they were not"))
+    assert relative_error(fast(x), in_blocks) < ROUNDING
 
 
 def test_several_threads_share_out_the_images() -> None:

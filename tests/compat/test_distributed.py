@@ -32,14 +32,31 @@ fsdp2_works = pytest.mark.skipif(
     "kind", ["ddp", "ddp-exact-memory", pytest.param("fsdp2", marks=fsdp2_works)]
 )
 def test_two_processes_equal_one(kind: str, tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    module = [sys.executable, "-W", "error", "-m", "tests.compat.distributed_steps"]
+    run_processes("tests.compat.distributed_steps", kind, folder=tmp_path)
+    model = network()
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = {"outputs": train(model, 0, 1), **model.state_dict()}
+    for rank in range(PROCESSES):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert_same(found, expected, TOLERANCE)
+    # the steps have changed every weight by far more than the tolerance
+    for name, value in start.items():
+        assert (expected[name] - value).norm() > 100 * TOLERANCE * value.norm(), name
+
+
+def test_synchronised_batch_norm_in_blocks(tmp_path: Path) -> None:
+    """As torch's own; what is compared stands in the processes' module."""
+    run_processes("tests.compat.synchronised_blocks", folder=tmp_path)
+
+
+def run_processes(module: str, *words: str, folder: Path) -> None:
+    """Two processes with these arguments, their rank, their number and a folder."""
+    command = [sys.executable, "-W", "error", "-m", module, *words]
     running = [
         subprocess.Popen(
-            [*module, kind, str(rank), str(PROCESSES), str(tmp_path)],
-            cwd=root,
-            env=environment,
+            [*command, str(rank), str(PROCESSES), str(folder)],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -51,13 +68,3 @@ def test_two_processes_equal_one(kind: str, tmp_path: Path) -> None:
         for process in running:
             process.kill()
     assert [process.returncode for process in running] == [0] * PROCESSES, "\n".join(errors)
-
-    model = network()
-    start = {name: value.clone() for name, value in model.state_dict().items()}
-    expected = {"outputs": train(model, 0, 1), **model.state_dict()}
-    for rank in range(PROCESSES):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert_same(found, expected, TOLERANCE)
-    # the steps have changed every weight by far more than the tolerance
-    for name, value in start.items():
-        assert (expected[name] - value).norm() > 100 * TOLERANCE * value.norm(), name

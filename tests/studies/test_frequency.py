@@ -37,7 +37,7 @@ def test_the_pruned_network_has_the_budget(tmp_path: Path) -> None:
     pytest.importorskip("torch_pruning")
     options = {
         "networks": "resnet8", "keeps": "0.1", "epochs": 2, "limit_train": 64, "limit_test": 32,
-        "batch_size": 32, "contenders": "small-budget,pruned",
+        "batch_size": 32, "contenders": "small-budget,pruned,dense",
     }  # fmt: skip
     result = run_study("frequency", tmp_path, progress=False, **options)
     rows = {row["contender"]: row for row in result.table.rows}

@@ -11,7 +11,7 @@ def test_the_study_of_segmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     write(tmp_path / "data" / "segmentation" / "lines", 10)
     monkeypatch.setenv("PASSBAND_DATA", str(tmp_path / "data"))
     out = tmp_path / "out"
-    options = {"data": "lines", "image_size": 16, "epochs": 1, "chain_keep": 0.1, "keep": 0.01}
+    options = {"data": "lines", "image_size": 16, "epochs": 1, "chain_keep": 0.1, "keeps": "0.01"}
     result = run_study("segmentation", out, progress=False, **options)
     with (out / "table.csv").open() as file:
         rows = {row["contender"]: row for row in csv.DictReader(file)}

@@ -21,6 +21,8 @@ _FOLDER = Path(__file__).parent / "native"
 # A block of images takes about as long as this many single ones.
 _LIKE_SINGLES = 5
 _FLOAT_BYTES = 4
+# A block that takes more is slower than its images one by one.
+_CACHE_BYTES = 2**24
 
 
 class CompiledChain:
@@ -56,6 +58,8 @@ class CompiledChain:
                 continue
             self._programs[lanes] = _Prepared(library, program)
         self.width = width
+        self._is_large = _FLOAT_BYTES * self._programs[width].program.size > _CACHE_BYTES
+        self._like = torch.empty(0, *self._programs[width].program.output_shape)
         self._numbers_in = math.prod(self.input_shape)
         self._numbers_out = math.prod(self._programs[width].program.output_shape)
 
@@ -80,10 +84,17 @@ class CompiledChain:
                 output: Tensor = self.chain(images)
             return output
         images = images.contiguous()
-        many, count = self._programs[self.width], len(images)
-        results = torch.empty((count, *many.program.output_shape))
+        many, count = self._programs[self.width], images.shape[0]
+        like = self._like
+        if like.shape[0] != count:
+            like = self._like = torch.empty(count, *many.program.output_shape)
+        results = torch.empty_like(like)  # in half the time of torch.empty
         single = count % self.width  # images that fill no block
-        if single >= _LIKE_SINGLES or 1 not in self._programs:
+        if 1 not in self._programs:
+            single = 0
+        elif self._is_large:
+            single = count
+        elif single >= _LIKE_SINGLES:
             single = 0
         source, target, rest = images.data_ptr(), results.data_ptr(), count - single
         with self._lock:

@@ -21,6 +21,7 @@ from passband.chain.steps import (
     ADD,
     AFFINE,
     AVERAGE,
+    CONVOLVE,
     COPY,
     INFINITY,
     LINEAR,
@@ -68,10 +69,9 @@ class Program(Steps):
             self._add(chain, node)
             if node.op == "output":
                 break
-            source = next(iter(node.all_input_nodes), None)
-            shares = source is not None and self._places[node].start == self._places[source].start
-            root = roots[source] if shares and source is not None else node
-            roots[node] = root
+            start = self._places[node].start
+            shared = [roots[v] for v in node.all_input_nodes if self._places[v].start == start]
+            roots[node] = root = shared[0] if shared else node
             last_use[root] = max(last_use.get(root, index), last_use.get(node, index))
             for value in {roots[v] for v in node.all_input_nodes}:
                 if last_use[value] <= index and value is not root:
@@ -108,7 +108,7 @@ class Program(Steps):
         elif isinstance(module, nn.AdaptiveAvgPool2d) or node.target in (F.adaptive_avg_pool2d,):
             self._global_average(node, self.whole(inputs[0]))
         elif node.target in (torch.add, operator.add) and len(inputs) in (1, 2):
-            self._sum(node, inputs[0], inputs[-1])
+            self._sum(node, node.all_input_nodes)
         elif node.target is F.pad:
             self._places[node] = replace(inputs[0], total=_shape(node)[1])
         elif node.target is torch.cat:
@@ -208,10 +208,30 @@ class Program(Steps):
         )
         self._done(node, to, step)
 
-    def _sum(self, node: fx.Node, first: Place, second: Place) -> None:
+    def _sum(self, node: fx.Node, inputs: list[fx.Node]) -> None:
+        """A step of its own, or part of the convolution that gives the later of both values."""
+        first, second = (self._places[value] for value in (inputs[0], inputs[-1]))
         if first.row != second.row:
             raise UnsupportedError("a sum of values that lie differently")
-        to = self.map(max(first.total, second.total), first.rows, first.columns)
+        total = max(first.total, second.total)
+        later = max(inputs, key=list(node.graph.nodes).index)
+        earlier = first if later is inputs[-1] else second
+        steps, to = self._made_by.get(later, []), self._places[later]
+        if (
+            len(inputs) == 2
+            and len(steps) == 1
+            and steps[0].kind == CONVOLVE
+            and steps[0].others == 0
+            and steps[0].to == to.start
+            and steps[0].to_row == to.row
+            and len(later.users) == 1
+            and earlier.channels <= to.channels
+        ):
+            steps[0].other, steps[0].other_plane = earlier.start, earlier.plane
+            steps[0].others = earlier.channels
+            self._done(node, replace(to, total=total), *steps)
+            return
+        to = self.map(total, first.rows, first.columns)
         # Of one image with the borders, where the sum is zero, and zero is within all limits.
         shape = {"rows": 1, "columns": self.row_length(to)} if self.lanes == 1 else {}
         step = self.add(

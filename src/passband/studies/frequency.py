@@ -29,6 +29,7 @@ from passband.studies.pruning import train_pruned
 from passband.studies.registry import StudyResult
 from passband.studies.trainings import Training, train_all
 from passband.train import TrainConfig, load_run
+from passband.train.evaluation import make_model
 from passband.train.parts import load_parts, size
 
 _COLUMNS = (
@@ -46,6 +47,7 @@ _COLUMNS = (
 )
 _CHAIN, _SMALL, _BUDGET = {"method": "frequency"}, {"method": "small"}, {"per_layer": "macs"}
 CONTENDERS: dict[str, dict[str, Any]] = {
+    "dense": {},
     "chain": _CHAIN,
     "chain-budget": _CHAIN | _BUDGET,
     "chain-budget-taught": _CHAIN | _BUDGET,
@@ -121,33 +123,37 @@ def run(
             weight_decay=weight_decay, scheduler="cosine", limit_train=limit_train,
             limit_test=limit_test,
         )  # fmt: skip
-        per_epoch = -(-size(load_parts(base).train) // batch_size)
-        steps = max(1, round(shrink_share * epochs * per_epoch))
+        parts = load_parts(base)
+        steps = max(1, round(shrink_share * epochs * -(-size(parts.train) // batch_size)))
+        example = torch.zeros(1, *parts.bundle.input_shape)
+        whole = model_macs(make_model(base, parts.bundle).eval(), example)
         seeded = [replace(base, seed=seed) for seed in range(seeds)]
-        names = {f"{network} dense seed {c.seed}": c for c in seeded}
-        dense = list(train_all(names, out / "runs", progress=progress).values())
-        rows.append(_row(dense) | {"keep": 1.0, "contender": "dense"})
+        dense: list[Training] = []
+        if any(name == "dense" or name.endswith("taught") for name in chosen):
+            names = {f"{network} dense seed {c.seed}": c for c in seeded}
+            dense = list(train_all(names, out / "runs", progress=progress).values())
+        if "dense" in chosen:
+            rows.append(_row(dense) | {"keep": 1.0, "contender": "dense", "macs_ratio": 1.0})
         for keep in fractions:
             for name in chosen:
+                if name == "dense":
+                    continue
                 if name == "pruned":
-                    row = _pruned(dense, keep, out / "runs", progress)
+                    row = _pruned(seeded, keep, out / "runs", progress)
                 else:
+                    options = {"keep": keep, **CONTENDERS[name]}
+                    if options["method"] == "frequency":
+                        options |= {"shrink": shrink, "shrink_steps": steps}
                     trained: list[Training] = []
-                    for teacher in dense:
-                        options = {"keep": keep, **CONTENDERS[name]}
-                        if options["method"] == "frequency":
-                            options |= {"shrink": shrink, "shrink_steps": steps}
+                    for seed, config in enumerate(seeded):
                         if name.endswith("taught"):
-                            options["teacher"] = str(teacher.folder)
-                        label = f"{network} {name} {keep:g} seed {teacher.config.seed}"
-                        one = {label: replace(teacher.config, **options)}
+                            options["teacher"] = str(dense[seed].folder)
+                        one = {f"{network} {name} {keep:g} seed {seed}": replace(config, **options)}
                         trained += train_all(one, out / "runs", progress=progress).values()
                     row = _row(trained)
+                row["macs_ratio"] = round(whole / row["macs"], 1)
                 rows.append(row | {"keep": keep, "contender": name})
                 _write(out, rows)
-    for row in rows:
-        whole = next(r for r in rows if (r["network"], r["contender"]) == (row["network"], "dense"))
-        row["macs_ratio"] = round(whole["macs"] / row["macs"], 1)
     table = Table(_COLUMNS, rows, None, [f"{epochs} epochs of {data}, the same for all."])
     _write(out, rows)
     picture = figure(rows, out / "accuracy.svg").read_text()
@@ -167,13 +173,15 @@ def _row(trained: Sequence[Training]) -> dict[str, Any]:
     return _mean(config, [training.result for training in trained]) | sizes
 
 
-def _pruned(dense: Sequence[Training], keep: float, folder: Path, progress: bool) -> dict[str, Any]:
+def _pruned(
+    seeded: Sequence[TrainConfig], keep: float, folder: Path, progress: bool
+) -> dict[str, Any]:
     results = [
-        train_pruned(f"{d.config.model} pruned", d.config, keep, folder, progress=progress)
-        for d in dense
+        train_pruned(f"{config.model} pruned", config, keep, folder, progress=progress)
+        for config in seeded
     ]
     sizes = {name: results[0][name] for name in ("macs", "parameters")}
-    return _mean(dense[0].config, results) | sizes
+    return _mean(seeded[0], results) | sizes
 
 
 def _mean(config: TrainConfig, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -186,7 +194,6 @@ def _mean(config: TrainConfig, results: Sequence[Mapping[str, Any]]) -> dict[str
         "network": config.model,
         "epochs": config.epochs,
         "seeds": len(results),
-        "macs_ratio": None,
         "test_accuracy": mean("test_accuracy"),
         "step_milliseconds": round(mean("step_milliseconds"), 2),
         "seconds": round(mean("seconds"), 1),

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     Column("data"),
     Column("contender"),
-    Column("keep", "number"),
+    Column("keep"),
     Column("test_dice", "fraction", "Dice"),
     Column("test_accuracy", "fraction", "accuracy"),
     Column("macs", "count", "MACs"),
@@ -56,7 +56,7 @@ def run(
     progress: bool,
     data: str = "membrane,cars",
     network: str = "unet16",
-    keep: float = 0.001,
+    keeps: str = "0.001,0.02",
     chain_keep: float = 0.02,
     image_size: int = 128,
     epochs: int = 40,
@@ -71,7 +71,7 @@ def run(
         progress: Show a progress bar.
         data: Folders of images and masks under ``segmentation``, between commas.
         network: The network.
-        keep: Fraction of the coefficients kept in the spatial domain.
+        keeps: Fractions of the coefficients kept in the spatial domain, between commas.
         chain_keep: Fraction of the multiplications kept in the channel domain.
         image_size: Height and width that images are brought to.
         epochs: Passes over the data, the same for all.
@@ -98,15 +98,21 @@ def run(
         }  # fmt: skip
         configs = {
             "dense": base,
-            "regularized": replace(base, keep=keep, domain="spatial", **shrinking),
-            "chain": replace(base, keep=chain_keep, per_layer="macs", **shrinking),
+            **{
+                # A part of the last layer would give all classes the same score, but for biases.
+                f"regularized {keep:g}": replace(
+                    base, keep=keep, keep_last=1.0, domain="spatial", **shrinking
+                )
+                for keep in map(float, str(keeps).split(","))
+            },
+            f"chain {chain_keep:g}": replace(base, keep=chain_keep, per_layer="macs", **shrinking),
         }
         named = {f"{network} {name} {kind}": config for kind, config in configs.items()}
         trained = train_all(named, out / "runs", progress=progress).values()
         found = {}
         for kind, training in zip(configs, trained, strict=True):
             row, found[kind] = _judged(training)
-            rows.append({"data": name, "contender": kind, **row})
+            rows.append({"data": name, "contender": kind.partition(" ")[0], **row})
             rows[-1]["macs_ratio"] = round(rows[-len(found)]["macs"] / row["macs"], 1)
         image, truth = load_parts(base).test[0]
         caption = f"{name}: the first test image, its true mask, and what each network finds."
@@ -119,7 +125,7 @@ def run(
     writer.writerows(rows)
     write_atomically(out / "table.csv", text.getvalue().encode())
     write_json(out / "result.json", rows)
-    words = {"data": data, "network": network, "keep": keep, "chain-keep": chain_keep}
+    words = {"data": data, "network": network, "keeps": keeps, "chain-keep": chain_keep}
     words |= {"image-size": image_size, "epochs": epochs, "seed": seed}
     command = " ".join(f"--{word} {shlex.quote(str(value))}" for word, value in words.items())
     report = Report(

@@ -60,16 +60,23 @@ INLINE float within_one(float value, float low, float high) {
 
 /* ---- convolution -------------------------------------------------------------------------------- */
 
-typedef void kernel(const step *s, const float *from, float *to, const float *weights,
-                    const float *bias, const float *inside);
+/* What the sums begin with and are stored through, besides the taps: `added` is a map that is added to
+ * the first `additions` outputs. */
+typedef struct {
+    const float *weights, *bias, *inside, *added;
+    index_t additions;
+} operands;
+
+typedef void kernel(const step *s, const float *from, float *to, operands with);
 
 INLINE void sums(const int outputs, const int positions, const step *s, const float *from,
-                 float *to, const float *weights, const float *bias, const float *inside) {
+                 float *to, operands with) {
+    const float *weights = with.weights;
     vector sum[MOST_OUTPUTS][MOST_POSITIONS];
 #pragma GCC unroll 8
     for (int o = 0; o < outputs; o++)
 #pragma GCC unroll 8
-        for (int p = 0; p < positions; p++) sum[o][p] = (vector){0} + bias[o];
+        for (int p = 0; p < positions; p++) sum[o][p] = (vector){0} + with.bias[o];
     const index_t column = s->from_column;
     const float low = s->low, high = s->high;
     for (index_t t = 0; t < s->taps; t++) {
@@ -85,18 +92,20 @@ INLINE void sums(const int outputs, const int positions, const step *s, const fl
     }
 #pragma GCC unroll 8
     for (int p = 0; p < positions; p++) {
-        const truths bits = inside ? (truths)load(inside + p * WIDTH) : ~(truths){0};
+        const truths bits = with.inside ? (truths)load(with.inside + p * WIDTH) : ~(truths){0};
 #pragma GCC unroll 8
-        for (int o = 0; o < outputs; o++)
+        for (int o = 0; o < outputs; o++) {
+            if (o < with.additions)
+                sum[o][p] += load(with.added + o * s->other_plane + p * s->to_column);
             store(to + o * s->to_plane + p * s->to_column,
                   (vector)(bits & (truths)within(sum[o][p], low, high)));
+        }
     }
 }
 
 #define KERNEL(o, p)                                                                              \
-    static void sums_##o##_##p(const step *s, const float *from, float *to, const float *weights, \
-                               const float *bias, const float *inside) {                          \
-        sums(o, p, s, from, to, weights, bias, inside);                                           \
+    static void sums_##o##_##p(const step *s, const float *from, float *to, operands with) {      \
+        sums(o, p, s, from, to, with);                                                            \
     }
 #define KERNELS(o) KERNEL(o, 1) KERNEL(o, 2)
 KERNELS(1) KERNELS(2) KERNELS(3) KERNELS(4) KERNELS(5) KERNELS(6) KERNELS(7) KERNELS(8)
@@ -127,20 +136,24 @@ static kernel *const KERNEL_OF[MOST_OUTPUTS][MOST_POSITIONS] = {
 
 static void convolve(const step *s, float *work) {
     for (index_t row = 0; row < s->rows; row++) {
-        const float *weights = s->weights;
+        operands with = {.weights = s->weights};
         index_t done = 0;
         for (const index_t *tile = s->tiles; done < s->outputs; done += *tile++) {
             const index_t most = least(MOST_SUMS / *tile, MOST_POSITIONS);
             index_t tiles = (s->columns + most - 1) / most, column = 0;
+            with.bias = s->bias + done;
+            with.additions = s->others - done;
             for (; tiles > 0; tiles--) {
-                index_t positions = (s->columns - column + tiles - 1) / tiles; /* of even size */
+                const index_t positions = (s->columns - column + tiles - 1) / tiles; /* of even size */
+                const index_t place = row * s->to_row + column * s->to_column;
+                with.inside = s->inside ? s->inside + column * WIDTH : NULL;
+                with.added = work + s->other + done * s->other_plane + place;
                 KERNEL_OF[*tile - 1][positions - 1](
                     s, work + s->from + row * s->from_row + column * s->from_column,
-                    work + s->to + done * s->to_plane + row * s->to_row + column * s->to_column,
-                    weights, s->bias + done, s->inside ? s->inside + column * WIDTH : NULL);
+                    work + s->to + done * s->to_plane + place, with);
                 column += positions;
             }
-            weights += *tile * s->taps;
+            with.weights += *tile * s->taps;
         }
     }
 }
@@ -156,29 +169,42 @@ static void convolve(const step *s, float *work) {
             __VA_ARGS__                                                                           \
         }
 
+/* A row of one image: all positions of a tap together, so that neighbours are computed at once. */
+INLINE void pool_row(const step *s, const float *from, float *restrict to, const index_t stride,
+                     int maximum) {
+    const index_t columns = s->columns;
+    for (index_t t = 0; t < s->taps; t++) {
+        const float *restrict at = from + s->shifts[t];
+        if (t == 0)
+            for (index_t c = 0; c < columns; c++) to[c] = at[c * stride];
+        else if (maximum)
+            for (index_t c = 0; c < columns; c++)
+                to[c] = at[c * stride] < to[c] ? to[c] : at[c * stride];
+        else
+            for (index_t c = 0; c < columns; c++) to[c] += at[c * stride];
+    }
+    const float share = maximum ? 1.0f : 1.0f / (float)s->taps, low = s->low, high = s->high;
+    for (index_t c = 0; c < columns; c++) to[c] = within_one(to[c] * share, low, high);
+}
+
 static void pool(const step *s, float *work, int maximum) {
     const float share = 1.0f / (float)s->taps;
     FOR_EACH_ROW(s->outputs, {
-        for (index_t column = 0; column < s->columns; column++) {
-            const float *from = work + s->from + c * s->from_plane + row * s->from_row +
-                                column * s->from_column;
-            if (s->to_column == 1) {
-                float sum = from[0];
-                for (index_t t = 1; t < s->taps; t++) {
-                    float next = from[s->shifts[t]];
-                    sum = !maximum ? sum + next : next < sum ? sum : next;
-                }
-                to[column] = within_one(maximum ? sum : sum * share, s->low, s->high);
-            } else {
-                vector sum = load(from);
-                for (index_t t = 1; t < s->taps; t++) {
-                    vector next = load(from + s->shifts[t]);
-                    if (maximum) sum = chosen(next < sum, sum, next);
-                    else sum += next;
-                }
-                sum = maximum ? sum : sum * share;
-                store(to + column * s->to_column, within(sum, s->low, s->high));
+        const float *from = work + s->from + c * s->from_plane + row * s->from_row;
+        if (s->to_column == 1) {
+            if (s->from_column == 2) pool_row(s, from, to, 2, maximum);
+            else pool_row(s, from, to, s->from_column, maximum);
+            continue;
+        }
+        for (index_t column = 0; column < s->columns; column++, from += s->from_column) {
+            vector sum = load(from);
+            for (index_t t = 1; t < s->taps; t++) {
+                vector next = load(from + s->shifts[t]);
+                if (maximum) sum = chosen(next < sum, sum, next);
+                else sum += next;
             }
+            sum = maximum ? sum : sum * share;
+            store(to + column * s->to_column, within(sum, s->low, s->high));
         }
     })
 }
@@ -228,9 +254,10 @@ static void copy(const step *s, float *work) {
 static void phases(const step *s, float *work) {
     FOR_EACH_ROW(4 * s->inputs, {
         const index_t phase = c % 4;
-        const float *a = work + s->from + c / 4 * s->from_plane +
-                         (2 * row + phase / 2) * s->from_row + phase % 2;
-        for (index_t column = 0; column < s->columns; column++) to[column] = a[2 * column];
+        const float *restrict a = work + s->from + c / 4 * s->from_plane +
+                                  (2 * row + phase / 2) * s->from_row + phase % 2;
+        float *restrict result = to;
+        for (index_t column = 0; column < s->columns; column++) result[column] = a[2 * column];
     })
 }
 
@@ -238,12 +265,21 @@ static void phases(const step *s, float *work) {
  * side, as one map. */
 static void interleave(const step *s, float *work) {
     FOR_EACH_ROW(s->outputs, {
-        for (index_t right = 0; right < s->size; right++) {
-            const index_t part = (row % s->size * s->size + right) * s->outputs + c;
-            const float *a =
-                work + s->from + part * s->from_plane + row / s->size * s->from_row;
-            for (index_t column = right; column < s->columns; column += s->size) to[column] = *a++;
+        const index_t down = row % s->size, next = s->outputs * s->from_plane;
+        const float *restrict a = work + s->from + (down * s->size * s->outputs + c) * s->from_plane +
+                                  row / s->size * s->from_row;
+        float *restrict result = to;
+        if (s->size == 2 && s->columns % 2 == 0) {
+            const float *restrict b = a + next;
+            for (index_t i = 0; i < s->columns / 2; i++) {
+                result[2 * i] = a[i];
+                result[2 * i + 1] = b[i];
+            }
+            continue;
         }
+        for (index_t right = 0; right < s->size; right++)
+            for (index_t column = right; column < s->columns; column += s->size)
+                result[column] = a[right * next + column / s->size];
     })
 }
 
