@@ -23,7 +23,8 @@ import re
 import sys
 from pathlib import Path
 
-from views import VIEWS, markdown, render_view
+from tables import markdown
+from views import VIEWS, render_view
 
 HERE = Path(__file__).resolve().parent
 # Each with what stands in front of a file of this folder in its links; None: it is named only.
