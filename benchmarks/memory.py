@@ -17,8 +17,8 @@ GPU, and depend on no other load of the machine. Steps are timed in turn, in one
 freed memory (`passband.keep_freed_memory`). Maps lie channels-last, torch's faster order here.
 
 The gradient's error is that of memory="exact" against the same band-limited network without it: of
-all parameters the largest relative norm of the difference, in float32 with the whole batch and in
-float64 with 16 images of it. Parameters whose gradient is zero but for rounding are left out, for a
+all parameters the largest relative norm of the difference, in float32 and in float64, with 16
+images of the batch. Parameters whose gradient is zero but for rounding are left out, for a
 relative error of rounding means nothing: those whose gradient, computed in float64, is below 100
 times the resolution of the type, relative to the largest gradient. Those are the biases before a
 batch norm, and in DenseNet one scale that later batch norms undo.
@@ -81,8 +81,8 @@ CONTENDERS = (
 )
 NETWORKS = ("resnet18", "vgg16_bn", "densenet121", "fcn")
 LIMIT_MIB = 512
-FEW = 4  # images that tell how much memory each more needs
-MOST_DOUBLE = 16  # images of gradients in float64
+FEW = 32  # images that tell how much memory each more needs
+COMPARED = 16  # images whose gradients are compared
 
 
 def make_network(name: str, large: bool = False) -> nn.Module:
@@ -213,9 +213,11 @@ def gradient_errors(
 ) -> tuple[float, float]:
     """Largest relative norm of a parameter's difference, in float32 and in float64."""
     single = Contender("", contender.compression)
-    few = (x[:MOST_DOUBLE].double(), labels[:MOST_DOUBLE])
-    doubles = [gradients(make_contender(c, plain).double(), *few) for c in (contender, single)]
-    floats = [gradients(make_contender(c, plain), x, labels) for c in (contender, single)]
+    x, labels = x[:COMPARED], labels[:COMPARED]
+    floats, doubles = (
+        [gradients(make_contender(c, plain).to(t), x.to(t), labels) for c in (contender, single)]
+        for t in (torch.float32, torch.float64)
+    )
     norms = [true.norm().item() for true in doubles[1]]
     errors = []
     for found, expected in (floats, doubles):
@@ -256,20 +258,18 @@ def measure(name: str, wanted: Wanted) -> list[dict[str, Any]]:
     rows: dict[Contender, dict[str, Any]] = {
         c: {"network": name, "batch": wanted.batch, "contender": c.name} for c in steps
     }
-    first = wanted.contenders[0]
     for contender, step in steps.items() if "memory" in wanted.parts else ():
         step()  # memory of the optimizer, and working memory
         step.optimizer.zero_grad(set_to_none=True)
         kept = left_bytes(step.forward, device)
         row, peak = rows[contender], peak_bytes(step, device)
         step.optimizer.zero_grad(set_to_none=True)
-        row |= {"kept_bytes": kept, "kept": kept / rows[first].get("kept_bytes", kept)}
-        row |= {"peak_bytes": peak, "peak": peak / rows[first].get("peak_bytes", peak)}
+        row |= {"kept_bytes": kept, "peak_bytes": peak}
         print(f"{name}: {contender.name}: kept {kept / 2**20:.1f} MiB", file=sys.stderr, flush=True)
     if "time" in wanted.parts:
         seconds = alternate(list(steps.values()), wanted.rounds, device=device)
         for row, taken in zip(rows.values(), seconds, strict=True):
-            row |= {"step_seconds": taken, "time": taken / seconds[0]}
+            row["step_seconds"] = taken
     for contender, row in rows.items() if "gradients" in wanted.parts else ():
         if contender.exact and not (contender.autocast or contender.checkpoint):
             errors = [f"{e:.1e}" for e in gradient_errors(contender, plain, x, labels)]
@@ -281,16 +281,25 @@ COLUMNS = (
     "network", "batch", "contender", "kept_bytes", "kept", "peak_bytes", "peak", "step_seconds",
     "time", "gradient_error", "gradient_error_float64",
 )  # fmt: skip
+RATIOS = {"kept": "kept_bytes", "peak": "peak_bytes", "time": "step_seconds"}  # to plain torch
 
 
 def merged(name: str, rows: list[dict[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows with the cells that an earlier run has written and this one did not measure."""
+    """The rows with the cells that an earlier run has written and this one did not measure.
+
+    Ratios are to plain torch, of whichever run. Times are only taken in one run for all.
+    """
     file = RESULTS / f"{file_stem(name)}.csv"
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     earlier = list(csv.DictReader(file.open(newline=""))) if file.exists() else []
     for row in [*earlier, *rows]:
         key = (row["network"], str(row.get("batch")), row["contender"])
         found[key] = found.get(key, dict.fromkeys(columns, "")) | row
+    for (network, batch, _), row in found.items():
+        plain = found.get((network, batch, CONTENDERS[0].name), {})
+        for ratio, of in RATIOS.items() if columns else ():
+            known = row[of] not in ("", None) and plain.get(of)
+            row[ratio] = float(row[of]) / float(plain[of]) if known else ""
     return sorted(found.values(), key=lambda row: NETWORKS.index(row["network"]))
 
 

@@ -149,6 +149,31 @@ def test_groups_and_no_bias() -> None:
         assert relative_error(ours, theirs) <= TOLERANCE[torch.float32]
 
 
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_output_is_made_again_once(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And takes no memory beside that of the input's gradient."""
+    images = []
+    original = SpectralConv.output
+
+    def noted(self: SpectralConv, kept: Any, weight: Tensor, bias: Any, to: Tensor) -> None:
+        images.append(len(to))
+        original(self, kept, weight, bias, to)
+
+    monkeypatch.setattr(SpectralConv, "output", noted)
+    conv, norm = make_conv("matmul", stride, torch.float32), make_norm("batch", torch.float32)
+    x = random(5, 6, *SIZE, dtype=torch.float32).requires_grad_()
+    call = BlockCall(
+        make_call(conv, "matmul", torch.float32),
+        NormCall(True, 0.1, norm.eps, None, None),
+        Activation("relu"),
+    )
+    output = conv_block(call, x, None, conv.weight, conv.bias, norm.weight, norm.bias)
+    (grad,) = torch.autograd.grad(output.square().sum(), x)
+    assert sum(images) == 5
+    assert grad.untyped_storage().nbytes() <= grad.nbytes + 64  # to begin at a cache line
+
+
 @pytest.mark.parametrize("needed", range(6))
 def test_only_what_is_needed_has_a_gradient(needed: int) -> None:
     conv, norm = make_conv("matmul", 1, torch.float64), make_norm("batch", torch.float64)

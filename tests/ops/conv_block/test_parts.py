@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from passband.ops.conv_block import pooling
 from passband.ops.conv_block.activation import ACTIVATIONS, Activation
 from passband.ops.conv_block.bits import pack_bits, unpack_bits
 from passband.ops.conv_block.normalisation import Normalised
@@ -55,7 +56,15 @@ POOLS = [
 @pytest.mark.parametrize("pool", POOLS, ids=str)
 @pytest.mark.parametrize("size", [(9, 7), (6, 5)])
 @pytest.mark.parametrize("last", [False, True])
-def test_maxima_by_a_byte(pool: Pool, size: tuple[int, int], last: bool) -> None:
+@pytest.mark.parametrize("part_bytes", [1, 4 << 20])
+def test_maxima_by_a_byte(
+    pool: Pool,
+    size: tuple[int, int],
+    last: bool,
+    part_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pooling, "_PART_BYTES", part_bytes)
     x = random(2, 3, *size)
     x = (x.contiguous(memory_format=torch.channels_last) if last else x).requires_grad_()
     arguments = (pool.kernel, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
@@ -68,6 +77,11 @@ def test_maxima_by_a_byte(pool: Pool, size: tuple[int, int], last: bool) -> None
     grad = random(*expected.shape, seed=1)
     (found,) = torch.autograd.grad(max_pool(x, pool), x, grad)
     assert torch.equal(found, torch.autograd.grad(expected, x, grad)[0])
+
+
+def test_maxima_of_no_image() -> None:
+    output, place = POOLS[0].forward(torch.ones(0, 3, 6, 4))
+    assert output.shape == (0, 3, 3, 2) and place is not None and place.shape == output.shape
 
 
 def test_maxima_of_series() -> None:

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from passband.ops.band_limited_conv.layout import memory_format
+
+_PART_BYTES = 4 << 20  # of maps at a time
 _MOST_POINTS = 256  # of a window, whose positions fit a byte
 
 
@@ -45,17 +48,30 @@ class Pool:
         if self.kind == "average":
             averages = F.avg_pool2d(rows, *self._of_average)
             return averages.squeeze(2) if maps.dim() == 3 else averages, None
+        # a part at a time, because 64-bit indices need much memory
+        images = max(_PART_BYTES * len(rows) // max(rows.nbytes, 1), 1)
+        pooled = place = None
+        for start in range(0, max(len(rows), 1), images):
+            part, own = self._maxima(rows[start : start + images])
+            if pooled is None or place is None:
+                shape, order = (len(rows), *part.shape[1:]), memory_format(part)
+                pooled = torch.empty(
+                    shape, dtype=part.dtype, device=part.device, memory_format=order
+                )
+                place = torch.empty_like(pooled, dtype=torch.uint8)
+            pooled[start : start + images] = part
+            place[start : start + images] = own
+        assert pooled is not None and place is not None
+        return (pooled.squeeze(2) if maps.dim() == 3 else pooled), place
+
+    def _maxima(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         pooled, indices = torch.ops.aten.max_pool2d_with_indices(rows, *self._arguments)
-        height, width = pooled.shape[-2:]
-        top, left = self._corners(height, width, rows.device)
+        top, left = self._corners(pooled.shape[-2], pooled.shape[-1], rows.device)
         row = indices.div(rows.shape[-1], rounding_mode="floor")
         column = indices.remainder_(rows.shape[-1])
         row = row.sub_(top).div_(self.dilation[0], rounding_mode="floor")
         column = column.sub_(left).div_(self.dilation[1], rounding_mode="floor")
-        place = row.mul_(self.kernel[1]).add_(column).to(torch.uint8)
-        if maps.dim() == 3:
-            return pooled.squeeze(2), place
-        return pooled, place
+        return pooled, row.mul_(self.kernel[1]).add_(column).to(torch.uint8)
 
     def indices(self, place: Tensor, width: int) -> Tensor:
         """Where the maxima stand in the maps, rows one after the other: int64."""
