@@ -18,7 +18,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = Path("src/passband")
 CONVOLUTION = PACKAGE / "ops/band_limited_conv/native"
-CHAIN = PACKAGE / "chain/native"  # which shares threads and memory with the other
+CHAIN = PACKAGE / "chain/native"  # these two share threads and memory with the first
+SPECTRAL = PACKAGE / "ops/spectral/native"
 INSTRUCTIONS = {
     "x86_64": {
         "avx512": ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx2", "-mfma"],
@@ -38,10 +39,13 @@ class KernelBuildHook(BuildHookInterface):
             return
         libraries = {
             Path(self.root, CONVOLUTION): sorted(Path(self.root, CONVOLUTION).glob("*.c")),
-            Path(self.root, CHAIN): [
-                *sorted(Path(self.root, CHAIN).glob("*.c")),
-                Path(self.root, CONVOLUTION, "core.c"),
-            ],
+            **{
+                Path(self.root, folder): [
+                    *sorted(Path(self.root, folder).glob("*.c")),
+                    Path(self.root, CONVOLUTION, "core.c"),
+                ]
+                for folder in (CHAIN, SPECTRAL)
+            },
         }
         for folder in libraries:
             for old in folder.glob("kernels_*.so"):

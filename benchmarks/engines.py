@@ -2,15 +2,19 @@
 
     python benchmarks/engines.py                           # all networks, about twenty minutes
     python benchmarks/engines.py vgg8 --minutes 2          # one of them
-    python benchmarks/engines.py vgg8 --keep 0.05 --per-layer macs
+    python benchmarks/engines.py vgg8 --per-layer macs
+    python benchmarks/engines.py densenet121 --engines pytorch,onnx_runtime,openvino,passband
 
 The networks are untrained: time does not depend on the weights. Engines that are not installed
 are noted (openvino, unless you install it). Times are medians of rounds in which all engines take
 turns; the ratio is the dense network's time in the fastest engine that runs it over this one's.
+Rows of other networks that the file has already stay in it.
 """
 
 import argparse
 import copy
+import csv
+import io
 import statistics
 import sys
 import tempfile
@@ -18,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from machine import provenance, write_result
+from machine import RESULTS, file_stem, provenance, write_result
 from torch import nn
 
 from passband import FrequencyRegularization, FrequencyScheduler, convert, export_onnx, to_chain
@@ -30,8 +34,10 @@ from passband.networks import create_model
 
 NETWORKS = (
     "vgg8", "vgg13", "resnet20", "resnet56", "resnet18", "wrn-40-2", "densenet121", "mobilenetv2",
+    "unet16",
 )  # fmt: skip
 BATCHES = (1, 128)
+SHAPES = {"unet16": (1, 128, 128)}  # of an image; the others' are CIFAR's
 
 
 def channels_last(model: nn.Module, maps: torch.Tensor) -> Run:
@@ -118,12 +124,17 @@ def calls_at_a_time(run: Run) -> int:
     return max(1, round(TURN_SECONDS / min(time_rounds([run], 5)[0])))
 
 
+def shape(name: str) -> tuple[int, ...]:
+    return SHAPES.get(name, (3, 32, 32))
+
+
 def networks(name: str, config: FrequencyRegularization) -> tuple[nn.Module, nn.Module]:
     """The dense network, and the chain of it."""
     torch.manual_seed(0)
-    dense = create_model(name, num_classes=10, in_channels=3, input_size=(32, 32))
+    channels, *size = shape(name)
+    dense = create_model(name, num_classes=10, in_channels=channels, input_size=tuple(size))
     model = copy.deepcopy(dense)
-    example = torch.randn(8, 3, 32, 32)
+    example = torch.randn(8, *shape(name))
     convert(model, config, example)
     FrequencyScheduler(model).finish()
     model(example)  # statistics of the batch norms
@@ -135,7 +146,7 @@ def measure(
 ) -> list[dict]:
     """One row for each network and engine."""
     dense, chain = networks(name, config)
-    maps = torch.randn(batch, 3, 32, 32)
+    maps = torch.randn(batch, *shape(name))
     expected = chain(maps)
     runs: dict[tuple[str, str], Run] = {}
     notes: dict[tuple[str, str], str] = {}
@@ -196,6 +207,19 @@ def measure(
     return rows
 
 
+def merged(rows: list[dict]) -> list[dict]:
+    """The rows, and before them those of other measurements that the file has."""
+    file = RESULTS / f"{file_stem('engines', 'cpu')}.csv"
+    with file.open(newline="") if file.exists() else io.StringIO() as stream:
+        before = list(csv.DictReader(stream))
+    measured = {measurement(row) for row in rows}
+    return [row for row in before if measurement(row) not in measured] + rows
+
+
+def measurement(row: dict) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("network", "keep", "per_layer", "batch"))
+
+
 def main() -> None:
     """Measure and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -216,7 +240,7 @@ def main() -> None:
         for batch in batches
         for row in measure(name, config, batch, share, options.engines.split(","))
     ]
-    write_result("engines", rows)
+    write_result("engines", merged(rows))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from passband.bench.machine import file_stem, machine_name, provenance
 
-__all__ = ["RESULTS", "machine_name", "provenance", "write_result"]
+__all__ = ["RESULTS", "file_stem", "machine_name", "provenance", "write_result"]
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

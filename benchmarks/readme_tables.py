@@ -1,4 +1,4 @@
-"""Write the tables of README.md and of this folder's README.md from the CSV files of results.
+"""Write the tables of README.md, this folder's README.md and the docs from results' CSV files.
 
 A table's place is marked by a pair of comments, which name the file and the columns to show, with a
 unit and a title where they need one:
@@ -23,11 +23,16 @@ import re
 import sys
 from pathlib import Path
 
-from views import VIEWS, markdown, render_view
+from tables import markdown
+from views import VIEWS, render_view
 
 HERE = Path(__file__).resolve().parent
-# Each with what stands in front of a file of this folder in its links.
-DOCUMENTS = {HERE.parent / "README.md": "benchmarks/", HERE / "README.md": ""}
+# Each with what stands in front of a file of this folder in its links; None: it is named only.
+DOCUMENTS = {
+    HERE.parent / "README.md": "benchmarks/",
+    HERE / "README.md": "",
+    **dict.fromkeys(sorted(HERE.parent.glob("docs/*.md"))),
+}
 VIEW = re.compile(
     r"(?P<start><!-- view: (?P<name>[^\n]+?) -->\n).*?(?P<end><!-- end of view -->)", re.S
 )
@@ -53,7 +58,7 @@ def cell(text: str, scale: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
-def caption(rows: list[dict[str, str]], file: str, prefix: str) -> str:
+def caption(rows: list[dict[str, str]], file: str, prefix: str | None) -> str:
     """Where the rows come from, as far as all of them agree."""
     shared = {
         name: rows[0][name]
@@ -61,10 +66,11 @@ def caption(rows: list[dict[str, str]], file: str, prefix: str) -> str:
         if name in rows[0] and len({row[name] for row in rows}) == 1
     }
     origin = ", ".join(f"{name} {value}" for name, value in shared.items())
-    return f"\n[{Path(file).name}]({prefix}{file}){': ' if origin else ''}{origin}.\n"
+    link = f"`benchmarks/{file}`" if prefix is None else f"[{Path(file).name}]({prefix}{file})"
+    return f"\n{link}{': ' if origin else ''}{origin}.\n"
 
 
-def markdown_table(folder: Path, file: str, columns: str, prefix: str) -> str:
+def markdown_table(folder: Path, file: str, columns: str, prefix: str | None) -> str:
     """The chosen columns of a CSV file as a Markdown table with its caption."""
     with (folder / file).open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -78,7 +84,7 @@ def markdown_table(folder: Path, file: str, columns: str, prefix: str) -> str:
     return markdown(titles, body) + caption(rows, file, prefix)
 
 
-def render(text: str, folder: Path = HERE, prefix: str = "benchmarks/") -> str:
+def render(text: str, folder: Path = HERE, prefix: str | None = "benchmarks/") -> str:
     """A document with everything marked written anew from the files under a folder."""
 
     def section(match: re.Match[str]) -> str:
@@ -90,7 +96,7 @@ def render(text: str, folder: Path = HERE, prefix: str = "benchmarks/") -> str:
     def view(match: re.Match[str]) -> str:
         if match["name"] not in VIEWS:
             raise SystemExit(f"no view {match['name']!r}; allowed are {', '.join(VIEWS)}")
-        shown = render_view(match["name"], folder / "results", f"{prefix}results/")
+        shown = render_view(match["name"], folder / "results", f"{prefix or ''}results/")
         return f"{match['start']}{shown}{match['end']}"
 
     return VIEW.sub(view, SECTION.sub(section, text))

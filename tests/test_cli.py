@@ -137,6 +137,19 @@ def test_profile_prints_what_was_converted_and_a_table(capsys: Captured) -> None
     assert "Converted" not in capsys.readouterr().out
 
 
+def test_a_chain_is_exported_when_it_has_shrunk_or_is_made_to(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    run, file = str(tmp_path / "run"), str(tmp_path / "net.onnx")
+    model = ["--model", "resnet8", *TINY[2:], "--method", "frequency", "--keep", "0.1"]
+    assert main(["train", *model, "--out", run]) == 0
+    assert main(["export", run, file]) == 2
+    assert "add --finish to drop the rest at once" in capsys.readouterr().err
+    assert main(["export", run, file, "--finish"]) == 0
+    assert main(["compare", run, file, "--finish", "--batch", "2", "--repeats", "1"]) == 0
+    assert "ONNX Runtime" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("what", "name"), [("models", "resnet8"), ("datasets", "digits"), ("studies", "demo")]
 )

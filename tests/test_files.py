@@ -154,9 +154,10 @@ class TestTheFile:
         with safetensors.safe_open(tmp_path / "net", "pt") as file:
             metadata = file.metadata()
         description = json.loads(metadata["tree"])
-        assert metadata["format"] == "passband-model-1"
-        assert description["layers"]["0"]["method"] == "band-limited"
-        assert description["layers"]["0"]["compression"] == 0.5
+        assert metadata["format"] == "passband-model-2"
+        layers = description["methods"]["band-limited"]["layers"]
+        assert layers["0"]["method"] == "band-limited"
+        assert layers["0"]["compression"] == 0.5
 
     def test_a_failed_save_leaves_the_old_file(self, tmp_path: Path) -> None:
         path = tmp_path / "net"
@@ -213,7 +214,7 @@ def another_layer() -> nn.Module:
             lambda: make_model().half(),
             r"0\.weight is torch\.float32 in .*; use model\.to\(torch\.float32\)",
         ),
-        (another_layer, r"has layer '3' converted, but in model: transposed"),
+        (another_layer, r"layer '3' is converted there, but in model: transposed"),
     ],
 )
 def test_a_model_that_does_not_fit_is_left_as_it_was(

@@ -5,7 +5,8 @@ sees them, and as JSON which layers are converted and how, and for a network mad
 was made of. Nothing in it is executed when it is opened.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from passband.atomic import atomic_path
-from passband.config import BandLimit, FrequencyRegularization, config_from_dict
-from passband.convert import convert
-from passband.convert.frequency.network import FrequencyState
-from passband.convert.frequency.storage import halved, packed, unpacked
-from passband.convert.handler import Handler, handler_for, maker_of
-from passband.convert.memory import fuse
+from passband.convert import handlers
 from passband.networks import create_model
-from passband.nn.fused_class import fused_settings, unfuse
 from passband.tensor_file import DamagedFileError, read_tensors, write_tensors
 
-FORMAT = "passband-model-1"
+FORMAT = "passband-model-2"
 _LISTED = 3  # names in a message, of perhaps hundreds
 
 
@@ -57,27 +52,20 @@ def save(model: nn.Module, path: str | Path, *, half: bool = False) -> None:
         >>> torch.equal(same(x), model(x)), same[0].compression
         (True, 0.5)
     """
-    layers = {}
-    for name, layer in model.named_modules():
-        maker = maker_of(layer)
-        if maker is not None:
-            layers[name] = maker.config_of(layer).to_dict()
+    tensors = {name: _dense(name, value) for name, value in model.state_dict().items()}
+    methods = {}
+    for handler in handlers():
+        found = handler.description(model)
+        if found is not None:
+            methods[handler.method] = found
+            tensors = handler.packed(model, tensors)
     description = {
         "architecture": getattr(model, "_passband_architecture", None),
-        "layers": layers,
-        "memory": _memory(model),
+        "methods": methods,
         "training": model.training,
     }
-    tensors = {name: _dense(name, value) for name, value in model.state_dict().items()}
-    state = model.__dict__.get("_passband_frequency")
-    if isinstance(state, FrequencyState):
-        tensors = packed(model, tensors)
-        description["network"] = {
-            "config": state.config.to_dict(),
-            "example_shape": state.example_shape,
-        }
     if half:
-        tensors, description["half"] = halved(tensors), True
+        tensors, description["half"] = _halved(tensors), True
     with atomic_path(path) as temporary:
         write_tensors(temporary, tensors, description, format=FORMAT, extra="files")
 
@@ -118,43 +106,19 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         model = _make(path, description["architecture"])
     if description.get("half"):
         tensors = {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}
-    if "network" in description:
-        tensors = _convert_network(path, model, tensors, description["network"])
-    whole = _whole_model_handler(description["layers"])
-    if whole is not None:  # before the check, since it changes which tensors there are
-        whole.convert(model)
+    methods = description["methods"]
+    with _of_one_architecture(path):
+        for handler in (h for h in handlers() if h.changes_tensors):
+            handler.convert_as(model, methods.get(handler.method))
+            if handler.method in methods:
+                tensors = handler.unpacked(model, tensors)
     _check_tensors(path, model, tensors, types=not made)
-    handlers = _handlers(path, model, description["layers"])
-    for name, layer in model.named_modules():
-        maker = maker_of(layer)
-        if name in handlers:
-            handlers[name].convert(layer)
-        elif maker is not None and (name or whole is None):
-            maker.revert(layer)
-    unfuse(model)
-    if description.get("memory") is not None:  # a file may be older
-        spectrum_dtype, offload = description["memory"]
-        fuse(model, BandLimit(memory="exact", spectrum_dtype=spectrum_dtype, offload=offload))
+    with _of_one_architecture(path):
+        for handler in (h for h in handlers() if not h.changes_tensors):
+            handler.convert_as(model, methods.get(handler.method))
     # a new network takes the saved tensors themselves, and so their types
     model.load_state_dict(tensors, assign=made)
     return model.train(description["training"]) if made else model
-
-
-def _memory(model: nn.Module) -> list[str | None] | None:
-    """How the model's exact-memory blocks are made; None where there are none."""
-    settings = fused_settings(model)
-    return None if settings is None else list(settings)
-
-
-def _whole_model_handler(layers: dict[str, Any]) -> Handler[Any] | None:
-    """The handler of a method that converts models as a whole; it is taken out of the layers."""
-    if "" not in layers:
-        return None
-    handler: Handler[Any] = handler_for(config_from_dict(dict(layers[""])))
-    if not handler.whole_model:
-        return None
-    del layers[""]
-    return handler
 
 
 def _dense(name: str, value: Any) -> Tensor:
@@ -164,6 +128,23 @@ def _dense(name: str, value: Any) -> Tensor:
             f"state_dict entry {name} is {type(value).__name__}, allowed are dense tensors"
         )
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of float32 in half precision.
+
+    Raises:
+        ValueError: A number is too large for it.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        half = tensor.half() if tensor.dtype == torch.float32 else tensor
+        if half is not tensor and not bool(torch.isfinite(half).eq(torch.isfinite(tensor)).all()):
+            raise ValueError(
+                f"{name} has numbers beyond 65504, which half precision has not; use half=False"
+            )
+        found[name] = half
+    return found
 
 
 def _make(path: Path, architecture: Mapping[str, Any] | None) -> nn.Module:
@@ -177,20 +158,17 @@ def _make(path: Path, architecture: Mapping[str, Any] | None) -> nn.Module:
         return create_model(**arguments)
 
 
-def _convert_network(
-    path: Path, model: nn.Module, tensors: dict[str, Tensor], network: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """Convert a whole model as the saved one was, and give its tensors the places they have."""
-    config = config_from_dict(dict(network["config"]))
-    assert isinstance(config, FrequencyRegularization)
-    shape = tuple(network["example_shape"])
-    parameter = next(model.parameters())
-    example = torch.zeros(shape, dtype=parameter.dtype, device=parameter.device) if shape else None
+@contextmanager
+def _of_one_architecture(path: Path) -> Iterator[None]:
+    """Errors of a conversion, as those of a file that does not fit."""
     try:
-        convert(model, config, example)
-        return unpacked(model, tensors)
+        yield
     except ValueError as error:
-        raise ValueError(f"{path} is of another architecture than model: {error}") from error
+        raise _another_architecture(path, str(error)) from error
+
+
+def _another_architecture(path: Path, how: str) -> ValueError:
+    return ValueError(f"{path} is of another architecture than model: {how}")
 
 
 def _check_tensors(
@@ -199,16 +177,16 @@ def _check_tensors(
     own = model.state_dict()
     missing, unknown = own.keys() - tensors.keys(), tensors.keys() - own.keys()
     if missing or unknown:
-        raise ValueError(
-            f"{path} is of another architecture than model: it lacks {_names(missing)} and has "
-            f"besides {_names(unknown)}"
+        raise _another_architecture(
+            path, f"it lacks {_names(missing)} and has besides {_names(unknown)}"
         )
     for name, expected in own.items():
         found = tensors[name]
         if found.shape != expected.shape:
-            raise ValueError(
-                f"{path} is of another architecture than model: {name} has shape "
-                f"{tuple(found.shape)} in the file and {tuple(expected.shape)} in the model"
+            raise _another_architecture(
+                path,
+                f"{name} has shape {tuple(found.shape)} in the file and {tuple(expected.shape)} in "
+                "the model",
             )
         if types and found.dtype != expected.dtype:
             raise ValueError(
@@ -221,22 +199,6 @@ def _names(names: Iterable[str]) -> str:
     listed = sorted(names)
     more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
     return (", ".join(listed[:_LISTED]) or "nothing") + more
-
-
-def _handlers(
-    path: Path, model: nn.Module, layers: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Handler[Any]]:
-    """The handler of each layer that was converted, if it can convert the model's layer."""
-    modules = dict(model.named_modules())
-    handlers = {}
-    for name, values in layers.items():
-        handler = handler_for(config_from_dict(dict(values)))
-        refusal = None if name not in modules else handler.refusal(modules[name], None)
-        if name not in modules or refusal is not None:
-            why = refusal.explanation if refusal is not None else "there is no such layer"
-            raise ValueError(f"{path} has layer {name!r} converted, but in model: {why}")
-        handlers[name] = handler
-    return handlers
 
 
 __all__ = ["DamagedFileError", "load", "save"]

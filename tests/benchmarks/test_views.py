@@ -150,8 +150,8 @@ def test_the_script_says_when_a_table_is_stale(tmp_path: Path) -> None:
     """On a copy: a changed figure is found by --check and put right without it."""
     benchmarks = tmp_path / "benchmarks"
     benchmarks.mkdir()
-    for name in ("readme_tables.py", "views.py"):
-        (benchmarks / name).write_bytes((REPOSITORY / "benchmarks" / name).read_bytes())
+    for script in (REPOSITORY / "benchmarks").glob("*.py"):
+        (benchmarks / script.name).write_bytes(script.read_bytes())
     marked = "<!-- view: precision -->\n9.9\n<!-- end of view -->\n"
     (tmp_path / "README.md").write_text(marked)
     (benchmarks / "README.md").write_text(marked)
@@ -165,3 +165,56 @@ def test_the_script_says_when_a_table_is_stale(tmp_path: Path) -> None:
     assert "README.md: a table differs" in stale.stderr
     assert run().returncode == run("--check").returncode == 0
     assert "9.9" not in (benchmarks / "README.md").read_text()
+
+
+def test_memory_network_by_network(tmp_path: Path) -> None:
+    def row(network: str, contender: str, kept: float, peak: float, time: object) -> dict:
+        values = {"network": network, "batch": 128, "contender": contender, "kept": kept}
+        return {**values, "peak": peak, "time": time, **ORIGIN}
+
+    rows = [
+        row("resnet18", "plain", 1.0, 1.0, 1.0),
+        row("resnet18", "exact c=0.5", 0.30, 0.46, 0.8),
+        row("fcn", "plain", 1.0, 1.0, ""),
+        {**row("fcn", "plain", 1.0, 1.0, 1.0), "batch": 8},
+    ]
+    write(tmp_path, "memory", rows)
+    text = shown("memory", tmp_path)
+    assert line(text, "exact c=0.5") == ["30.0 / 46.0 %, 0.800x", "- |"]
+    assert line(text, "plain") == ["100 / 100 %, 1.00x", "100 / 100 % |"]
+    resnet, fcn = line(text, "**targets**")
+    assert resnet == (
+        "kept at c=0.5 <= 37 %: **met**, at c=0.85 <= 14 %: not measured, "
+        "peak at c=0.5 <= 45 %: missed, time at c=0.5 <= 1x: **met**"
+    )
+    assert "time" not in fcn
+
+
+def test_engines_side_by_side(tmp_path: Path) -> None:
+    def row(kind: str, engine: str, ms: object, ratio: object, **more: object) -> dict:
+        return {
+            "network": "vgg8", "keep": 0.007, "per_layer": "", "batch": 1, "kind": kind,
+            "engine": engine, "macs_ratio": 1.0 if kind == "dense" else 100.0, "ms": ms,
+            "time_ratio": ratio, "onnx_bytes": 2048, **ORIGIN, **more,
+        }  # fmt: skip
+
+    rows = [
+        row("dense", "pytorch", 4.0, 0.5),
+        row("dense", "onnx_runtime", 2.0, 1.0),
+        row("dense", "openvino", "", ""),
+        row("chain", "pytorch", 0.2, 10.0),
+        row("chain", "onnx_runtime", 0.1, 20.0),
+        row("chain", "passband", 0.04, 50.0, commit="def"),
+    ]
+    for index in range(3):
+        rows.append({**rows[index + 1 if index else 0], "batch": 128})
+    rows[-1] = row("chain", "onnx_runtime", 0.1, 20.0, batch=128)
+    write(tmp_path, "engines", rows)
+    text = shown("engines", tmp_path)
+    one, many = ([c.strip() for c in x.split(" | ")] for x in text.splitlines() if "vgg8" in x)
+    assert one[1:7] == [
+        "0.007, uniform", "1", "100", "2.00 (ONNX Runtime)", "0.100 (ONNX Runtime)", "20.0",
+    ]  # fmt: skip
+    assert one[7:] == ["0.0400", "50.0", "yes", "2.00 |"]
+    assert many[7:10] == ["-", "-", "no"]
+    assert "commit abc and def" in text

@@ -43,7 +43,7 @@ def check(model: nn.Module, shape: tuple[int, ...], batches: tuple[int, ...] = (
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg8", "resnet20", "resnet18", "wrn-40-2", "densenet121", "mobilenetv2"]
+    "name", ["vgg8", "resnet20", "resnet18", "wrn-40-2", "densenet121", "mobilenetv2", "unet16"]
 )
 def test_it_runs_the_chains(name: str) -> None:
     from passband import to_chain
@@ -97,6 +97,26 @@ def test_layers(layer: nn.Module) -> None:
 
 
 @pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(6, 4, 2, 2),
+        nn.ConvTranspose2d(6, 5, 3, 2, 1, 1, bias=False),
+        nn.ConvTranspose2d(6, 3, 4, 2, 1),
+        nn.ConvTranspose2d(6, 3, 3, 1, 1),
+        nn.ConvTranspose2d(6, 2, 5, 3, dilation=2),
+        nn.ConvTranspose2d(6, 9, 2, 3),  # with outputs that no tap reaches
+    ],
+    ids=lambda layer: str(layer),
+)
+def test_transposed_convolutions(layer: nn.Module) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), layer, nn.ReLU(), nn.Conv2d(layer.out_channels, 3, 1)
+    )
+    check(model, (2, 5, 7))
+
+
+@pytest.mark.usefixtures("library")
 def test_batch_norm_sums_and_concatenations() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -119,6 +139,33 @@ def test_batch_norm_sums_and_concatenations() -> None:
 
 
 @pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("later", [False, True])
+def test_sums_of_unlike_convolutions(later: bool) -> None:
+    """The wider map is given before the narrower one, or after it."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 9, 3, padding=1)
+            self.wide, self.narrow = nn.Conv2d(9, 19, 3, 2, 1), nn.Conv2d(9, 4, 1, 2)
+            self.last = nn.Conv2d(19, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.first(x))
+            if later:
+                narrow, wide = self.narrow(x), self.wide(x)
+            else:
+                wide, narrow = self.wide(x), self.narrow(x)
+            y = torch.add(nn.functional.pad(narrow, [0, 0, 0, 0, 0, 15]), wide)
+            z = torch.add(torch.relu(y), y)  # what is read twice is summed by itself
+            out: Tensor = self.last(z)
+            return out
+
+    torch.manual_seed(0)
+    check(Net().eval(), (3, 10, 14))
+
+
+@pytest.mark.usefixtures("library")
 def test_values_that_are_not_finite_go_through() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 1))
@@ -131,6 +178,18 @@ def test_values_that_are_not_finite_go_through() -> None:
         x[0, 0, 2, 3] = 1.0
         with torch.no_grad():  # and leave no trace
             assert relative_error(fast(x), model(x)) < ROUNDING
+
+
+def test_large_maps_are_computed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(6, 5, 1))
+    x = maps((3, 10, 12), 19)
+    in_blocks = engine(model, (3, 10, 12))(x)
+    monkeypatch.setattr(compiled, "_CACHE_BYTES", 1)
+    fast = engine(model, (3, 10, 12))
+    blocks = fast._programs[fast.width]
+    monkeypatch.setattr(blocks, "run", lambda *_: pytest.fail("they were not"))
+    assert relative_error(fast(x), in_blocks) < ROUNDING
 
 
 def test_several_threads_share_out_the_images() -> None:
@@ -155,7 +214,8 @@ def test_several_threads_share_out_the_images() -> None:
     [
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh()), "the engine has no Tanh"),
         (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), "padding_mode reflect"),
-        (nn.Sequential(nn.ConvTranspose2d(3, 4, 2, 2)), "the engine has no ConvTranspose2d"),
+        (nn.ConvTranspose2d(3, 6, 2, 2, groups=3), "the engine has no ConvTranspose2d with groups"),
+        (nn.ConvTranspose2d(3, 6, 2, (2, 1)), "ConvTranspose2d with unlike strides"),
         (nn.Sequential(nn.AdaptiveAvgPool2d(2)), "to more than one point"),
     ],
 )

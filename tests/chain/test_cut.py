@@ -75,7 +75,7 @@ def test_a_chain_of_an_unfinished_network() -> None:
     shape = (3, 8, 8)
     model = dense("resnet20", shape)
     convert(model, FrequencyRegularization(keep=0.1), maps(shape))
-    message = r"has not finished shrinking: it keeps 1e\+02 % .* is to keep 10 %; train on, or use"
+    message = r"has not finished shrinking: it keeps 100 % .* is to keep 10 %; train on, or use"
     with pytest.raises(ValueError, match=message):
         to_chain(model, maps(shape))
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from passband import config as configs
 from passband.config import Config, config_from_dict
-from passband.convert import Handler, Reason, convert, register_handler, revert
+from passband.convert import LayerHandler, Reason, convert, register_handler, revert
 from passband.convert import handler as handlers
 from passband.measure.layers import LayerUse
 
@@ -31,7 +31,7 @@ def scale(monkeypatch: pytest.MonkeyPatch) -> type[Config]:
         factor: float = 1.0
 
     @register_handler(Scale)
-    class ScaleHandler(Handler[Scale]):
+    class ScaleHandler(LayerHandler[Scale]):
         layer_types = (ScaledConv,)
 
         def refusal(self, layer: nn.Module, use: LayerUse | None) -> Reason | None:

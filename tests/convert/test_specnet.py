@@ -232,6 +232,17 @@ def test_save_and_load(tmp_path: Path, activation: str) -> None:
         assert torch.equal(same(x), model(x))
 
 
+def test_filters_and_calibrated_thresholds_come_back(tmp_path: Path) -> None:
+    model, x = sequential(), random(3, 2, 8, 8, dtype=torch.float32)
+    pb.convert(model, pb.SpecNet(0.5), filter_fn=lambda name, _: name == "0")
+    calibrate_threshold(model, [x], density=0.3)
+    pb.save(model, tmp_path / "net.safetensors")
+    same = pb.load(tmp_path / "net.safetensors", sequential())
+    assert type(same[4]) is nn.Conv2d
+    assert same[0].threshold == model[0].threshold != 0.5
+    assert torch.equal(same(x), model(x))
+
+
 def test_a_saved_network_of_this_package_is_made_anew(tmp_path: Path) -> None:
     from passband.networks import create_model
 

@@ -1,6 +1,7 @@
 """The networks of SpecNet, from training to a file that runs elsewhere."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import torch
 
 import passband as pb
 from passband.cli import main
+from passband.networks import create_model
+from passband.networks.specnet import VGG16, densenet, vgg16
 from passband.nn.spectral_network import SpectralNetwork
 from passband.train import TrainConfig, load_run, run
 from passband.train.recipes import recipe
 from passband.train.run_folder import RunFolder
+from tests.support import assert_close, random
 from tests.train.killed import assert_same, weights
 
 TINY = TrainConfig(
@@ -48,6 +52,60 @@ def test_the_networks_train(model: str, photographs: str, tmp_path: Path) -> Non
     kept = step_saved_bytes(make_model(twin, parts.bundle), inputs, twin)
     assert result["saved_bytes"] < 0.3 * kept
     assert 0.5 < result["realised_compression"] < 1
+
+
+def test_the_largest_resumes_and_comes_back(photographs: str, tmp_path: Path) -> None:
+    config = TrainConfig(
+        data=photographs, model="specdensenet", method="specnet", activation="relu",
+        pool="average", batch_size=4, threshold=0.5, limit_train=4, limit_test=2, epochs=1,
+        augment=False, lr=1e-3,
+    )  # fmt: skip
+    run(replace(config, epochs=2), tmp_path / "at once", progress=False)
+    run(config, tmp_path / "resumed", progress=False)
+    run(replace(config, epochs=2), tmp_path / "resumed", resume=True, progress=False)
+    assert_same(weights(tmp_path / "resumed"), weights(tmp_path / "at once"))
+    network, _, bundle = load_run(tmp_path / "resumed")
+    x = torch.stack([bundle.test[i][0] for i in range(2)])
+    pb.save(network, tmp_path / "net.safetensors")
+    with torch.no_grad():
+        assert torch.equal(pb.load(tmp_path / "net.safetensors")(x), network(x))
+
+
+SMALL = {
+    "speclenet": (partial(create_model, "speclenet"), 8),
+    "specalexnet": (partial(create_model, "specalexnet"), 8),
+    "specvgg16": (partial(vgg16, False, widths=tuple(n // 16 for n in VGG16)), 32),
+    "specdensenet": (partial(densenet, False, growth=4, layers=(2, 2, 2)), 8),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "activation"),
+    [
+        *((name, "relu") for name in SMALL),
+        ("speclenet", "spectral-tanh"),
+        ("specdensenet", "spectral-tanh"),
+    ],
+)
+def test_each_runs_elsewhere(name: str, activation: str, tmp_path: Path) -> None:
+    """In ONNX Runtime, by matrix products of real numbers."""
+    runtime = pytest.importorskip("onnxruntime")
+    make, side = SMALL[name]
+    torch.manual_seed(0)
+    network = make(num_classes=3, in_channels=3, input_size=(side, side)).eval()
+    pb.convert(network, pb.SpecNet(0.3, activation=activation))
+    x = random(2, 3, side, side, dtype=torch.float32)
+    with torch.no_grad():
+        expected = network(x)
+    pb.export_onnx(network, x, tmp_path / "net.onnx")
+    session = runtime.InferenceSession(str(tmp_path / "net.onnx"))
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    # rounding may bring a few coefficients to the other side of the threshold
+    assert_close(torch.from_numpy(found), expected, 1e-2)
+    onnx = pytest.importorskip("onnx")
+    operators = {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    assert "MatMul" in operators
+    assert not operators & {"DFT", "STFT", "ComplexAbs"}
 
 
 @pytest.mark.parametrize(

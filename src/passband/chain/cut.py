@@ -90,8 +90,8 @@ def to_chain(
     kept = unfinished(model)
     if kept is not None and not finish:
         raise ValueError(
-            f"model has not finished shrinking: it keeps {100 * kept:.2g} % of its coefficients "
-            f"and is to keep {100 * frequency_state(model).config.keep:.2g} %; train on, or use "
+            f"model has not finished shrinking: it keeps {100 * kept:.3g} % of its coefficients "
+            f"and is to keep {100 * frequency_state(model).config.keep:.3g} %; train on, or use "
             "to_chain(..., finish=True) to drop the rest at once"
         )
     if kept is not None:

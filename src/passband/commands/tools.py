@@ -32,6 +32,13 @@ from passband.commands.options import (
 if TYPE_CHECKING:
     from torch import nn
 
+Finish = Annotated[
+    bool,
+    typer.Option(
+        "--finish", help="Of a network that has not finished shrinking, drop the rest at once."
+    ),
+]
+
 
 @app.command()
 def profile(
@@ -107,6 +114,7 @@ def export(
     run: RunFolderArgument,
     file: Annotated[Path, typer.Argument(help="ONNX file to write.", show_default=False)],
     checkpoint: Checkpoint = None,
+    finish: Finish = False,
 ) -> None:
     """Write a trained network as ONNX, for any batch size; the chain where there is one."""
     import torch
@@ -119,7 +127,9 @@ def export(
         network.float()
     with Console(stderr=True).status("exporting"):
         export_onnx(
-            as_chain(network, bundle.input_shape), torch.zeros(2, *bundle.input_shape), file
+            as_chain(network, bundle.input_shape, finish),
+            torch.zeros(2, *bundle.input_shape),
+            file,
         )
     show(f"{file}: {config.model}, inputs (batch, {', '.join(map(str, bundle.input_shape))})")
 
@@ -136,39 +146,46 @@ def compare(
     ] = None,
     repeats: Annotated[int, typer.Option(help="Rounds; times are medians.")] = 20,
     checkpoint: Checkpoint = None,
+    finish: Finish = False,
 ) -> None:
     """Run an exported chain in ONNX Runtime, PyTorch and passband's engine, beside the dense."""
     import torch
 
     from passband.chain.compare import compare as measure
-    from passband.networks import create_model
     from passband.train import load_run
+    from passband.train.evaluation import native_model
 
     network, config, bundle = load_run(run, checkpoint)
-    channels, *size = bundle.input_shape
-    dense = create_model(
-        config.model,
-        num_classes=bundle.num_classes,
-        in_channels=channels,
-        input_size=tuple(size),
-    )
+    dense = native_model(config.model, bundle)
     example = torch.zeros(2, *bundle.input_shape)
-    chain = as_chain(network.float(), bundle.input_shape)
+    chain = as_chain(network.float(), bundle.input_shape, finish)
     with Console(stderr=True).status("measuring"):
         table = measure(dense, chain, example, file, tuple(batch or (1, 128)), repeats)
     show(str(table))
 
 
-def as_chain(network: "nn.Module", input_shape: tuple[int, ...]) -> "nn.Module":
-    """The small network that a network in the channel domain is; any other as it is."""
+def as_chain(network: "nn.Module", input_shape: tuple[int, ...], finish: bool) -> "nn.Module":
+    """The small network that a network in the channel domain is; any other as it is.
+
+    Raises:
+        ValueError: It has not finished shrinking and `finish` is False.
+    """
     import torch
 
     from passband.chain import to_chain
     from passband.convert import FrequencyNetwork
+    from passband.convert.frequency.scheduler import unfinished
 
     if not isinstance(network, FrequencyNetwork):
         return network
-    return to_chain(network, torch.zeros(2, *input_shape))
+    kept = unfinished(network)
+    if kept is not None and not finish:
+        raise ValueError(
+            f"the network has not finished shrinking: it keeps {100 * kept:.2g} % of its "
+            "coefficients; train on (more --epochs, fewer --shrink-steps), or add --finish to "
+            "drop the rest at once"
+        )
+    return to_chain(network, torch.zeros(2, *input_shape), finish=finish)
 
 
 @app.command(name="list")

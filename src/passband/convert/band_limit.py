@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from passband.config import BandLimit
-from passband.convert.handler import Block, Handler, Reason, become, register_handler
+from passband.convert.convolutions import Block, LayerHandler, Reason
+from passband.convert.handler import become, register_handler
 from passband.convert.memory import fuse
 from passband.measure.layers import ExampleInput, LayerUse, call_model, undisturbed
 from passband.measure.macs import (
@@ -24,7 +25,7 @@ from passband.nn.band_limited import (
     BandLimitedConv2d,
     BandLimitedConv3d,
 )
-from passband.nn.fused_class import unfuse
+from passband.nn.fused_class import fused_settings, unfuse
 from passband.ops.band_limited_conv.op import IMPLEMENTATIONS
 from passband.ops.band_limited_conv.select import check_algorithm
 from passband.spectrum.band import check_band_arguments
@@ -69,7 +70,7 @@ NO_GAIN = Reason("no gain", "no algorithm multiplies less at this shape")
 
 
 @register_handler(BandLimit)
-class BandLimitHandler(Handler[BandLimit]):
+class BandLimitHandler(LayerHandler[BandLimit]):
     """Makes torch.nn.Conv1d, 2d and 3d layers band-limited."""
 
     layer_types = tuple(_BAND_LIMITED.values())
@@ -140,10 +141,28 @@ class BandLimitHandler(Handler[BandLimit]):
             return ()
         return tuple(fuse(model, self.config))
 
-    @staticmethod
-    def restore(model: nn.Module) -> None:
-        """Take blocks apart."""
+    @classmethod
+    def revert_model(cls, model: nn.Module) -> None:
+        """Take blocks apart too."""
         unfuse(model)
+        super().revert_model(model)
+
+    @classmethod
+    def description(cls, model: nn.Module) -> dict[str, Any] | None:
+        """The layers, and how blocks are made where there are some."""
+        layers, memory = super().description(model), fused_settings(model)
+        if layers is None and memory is None:
+            return None
+        return {"layers": layers or {}, "memory": None if memory is None else list(memory)}
+
+    @classmethod
+    def convert_as(cls, model: nn.Module, description: Mapping[str, Any] | None) -> None:
+        """The layers, then the blocks."""
+        super().convert_as(model, description and description["layers"])
+        unfuse(model)
+        if description is not None and description["memory"] is not None:
+            spectrum_dtype, offload = description["memory"]
+            fuse(model, BandLimit(memory="exact", spectrum_dtype=spectrum_dtype, offload=offload))
 
     def _candidate(self, layer: nn.Module) -> BandLimitedConv:
         """The band-limited layer that shares everything with this one."""

@@ -1,104 +1,30 @@
-"""What a method does to single layers: one handler per config, found by the config's type.
+"""What a method does to a model: one handler per config, found by the config's type.
 
-A new method writes its handler and edits nothing here.
+A new method writes its handler and edits nothing here. One that converts convolutions one by one
+derives it from `passband.convert.convolutions.LayerHandler`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from passband.config import Config
-from passband.measure.layers import ExampleInput, LayerUse
+from passband.convert.report import ConversionReport
+from passband.measure.layers import ExampleInput
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Several modules that run as one operation, or one that could not be taken in, and why."""
-
-    name: str
-    """Name of its convolution in the model, or of the module that was left."""
-    kind: str
-    """Its parts, "conv-bn-relu", or the type of the module that was left."""
-    modules: tuple[str, ...]
-    """Names of its modules in the model."""
-    reason: str = ""
-    """Why it was left; empty for a block that was made."""
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a layer is left as it is: a word or two, and the sentence that explains them."""
-
-    short: str
-    explanation: str
+Filter = Callable[[str, nn.Module], bool]
 
 
 class Handler(ABC, Generic[ConfigT]):
-    """Converts the layers of a model by one method.
+    """Converts models by one method, in place, and describes what it did for files."""
 
-    Layers are changed in place: they stay the same objects, with their parameters, hooks, mode and
-    every reference to them, wherever it is held.
-    """
-
-    layer_types: ClassVar[tuple[type[nn.Module], ...]] = ()
-    """The types of the layers that this method makes."""
-    whole_model: ClassVar[bool] = False
-    """Whether `convert` and `revert` take a model, not a layer."""
-
-    def __init__(self, config: ConfigT) -> None:
-        self.config = config
-
-    def examine(self, model: nn.Module) -> None:
-        """Look at the whole model, before its layers are asked about one by one."""
-
-    @abstractmethod
-    def refusal(self, layer: nn.Module, use: LayerUse | None) -> Reason | None:
-        """Why the layer cannot be converted, or None. `use` is None where it was not observed."""
-
-    @abstractmethod
-    def objection(self, layer: nn.Module, use: LayerUse | None) -> Reason | None:
-        """Why converting the layer would not help, or None: the rule without a `filter_fn`."""
-
-    @abstractmethod
-    def convert(self, layer: nn.Module) -> None:
-        """Convert the layer, or configure it anew if it is converted already."""
-
-    def convert_layers(self, model: nn.Module, layers: Iterable[nn.Module]) -> None:
-        """Convert the layers of a model that were chosen."""
-        for layer in layers:
-            self.convert(layer)
-
-    @classmethod
-    def made(cls, layer: nn.Module) -> bool:
-        """Whether a layer, or a model, is one that this method has made."""
-        return type(layer) in cls.layer_types
-
-    @staticmethod
-    @abstractmethod
-    def revert(layer: nn.Module) -> None:
-        """Make a converted layer the torch layer again that it was."""
-
-    def finish(self, model: nn.Module) -> tuple[Block, ...]:
-        """What is done to the whole model when its layers have been converted."""
-        return ()
-
-    @staticmethod
-    def restore(model: nn.Module) -> None:
-        """Undo what `finish` did."""
-
-    @staticmethod
-    @abstractmethod
-    def config_of(layer: nn.Module) -> Config:
-        """The config that makes a torch layer the converted layer that this one is."""
-
-
-class ModelHandler(ABC, Generic[ConfigT]):
-    """Converts whole models, where layers cannot be converted one by one."""
+    method: ClassVar[str]
+    """The name of the config's method."""
+    changes_tensors: ClassVar[bool] = False
+    """Whether the model's state_dict gets other names or shapes."""
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
@@ -107,38 +33,58 @@ class ModelHandler(ABC, Generic[ConfigT]):
     def convert_model(
         self,
         model: nn.Module,
-        example_input: ExampleInput | None,
-        filter_fn: Callable[[str, nn.Module], bool] | None,
-    ) -> Any:
-        """Convert a model in place, and return a report of what was done."""
+        example_input: ExampleInput | None = None,
+        filter_fn: Filter | None = None,
+    ) -> ConversionReport:
+        """Convert a model, or configure it anew; a report of what was done."""
+
+    @classmethod
+    @abstractmethod
+    def revert_model(cls, model: nn.Module) -> None:
+        """Undo the conversion; a model that has nothing of this method stays as it is."""
+
+    @classmethod
+    @abstractmethod
+    def description(cls, model: nn.Module) -> dict[str, Any] | None:
+        """How the model is converted, as plain values; None if it has nothing of this method."""
+
+    @classmethod
+    @abstractmethod
+    def convert_as(cls, model: nn.Module, description: Mapping[str, Any] | None) -> None:
+        """Convert a model as the described one is; without a description, as one that is not.
+
+        Raises:
+            ValueError: The model is not of the described one's architecture.
+        """
 
     @staticmethod
-    @abstractmethod
-    def converts(model: nn.Module) -> bool:
-        """Whether the model is one that this handler converted."""
+    def packed(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of a converted model's state_dict, what a file stores."""
+        return tensors
 
     @staticmethod
-    @abstractmethod
-    def revert_model(model: nn.Module) -> None:
-        """Undo the conversion of a whole model."""
+    def unpacked(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of `packed`, for a model that is converted alike."""
+        return tensors
 
 
-HandlerT = TypeVar("HandlerT", bound="type[Handler[Any]] | type[ModelHandler[Any]]")
+HandlerT = TypeVar("HandlerT", bound="type[Handler[Any]]")
 
-_HANDLERS: dict[type[Config], Any] = {}
+_HANDLERS: dict[type[Config], type[Handler[Any]]] = {}
 
 
 def register_handler(config: type[Config]) -> Callable[[HandlerT], HandlerT]:
     """Decorator of the handler class of a config's type."""
 
     def register(handler: HandlerT) -> HandlerT:
+        handler.method = config.method
         _HANDLERS[config] = handler
         return handler
 
     return register
 
 
-def handler_for(config: Config) -> Any:
+def handler_for(config: Config) -> Handler[Any]:
     """The handler of a config.
 
     Raises:
@@ -151,19 +97,8 @@ def handler_for(config: Config) -> Any:
 
 
 def handlers() -> list[type[Handler[Any]]]:
-    """The handlers that convert layers."""
-    return [handler for handler in _HANDLERS.values() if issubclass(handler, Handler)]
-
-
-def model_handlers() -> list[type[ModelHandler[Any]]]:
-    """The handlers that convert whole models."""
-    return [handler for handler in _HANDLERS.values() if issubclass(handler, ModelHandler)]
-
-
-def maker_of(layer: nn.Module) -> type[Handler[Any]] | None:
-    """The handler class that made a layer; None for a layer that is not converted."""
-    made_by = (h for h in handlers() if h.made(layer))
-    return next(made_by, None)
+    """The handlers of all methods."""
+    return list(_HANDLERS.values())
 
 
 def become(layer: nn.Module, other: nn.Module) -> None:

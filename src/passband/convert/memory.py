@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from passband.config import BandLimit
-from passband.convert.handler import Block
+from passband.convert.convolutions import Block
 from passband.convert.patterns import Finder, Left, Match, compiled, rewrite, trace
 from passband.nn.fused_class import Fused, FusedBlock, Settings, become_fused, unfuse
 from passband.nn.fused_parts import is_norm

@@ -1,5 +1,6 @@
 """What a conversion did, layer by layer."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -33,19 +34,61 @@ _SUMS = ("macs_before", "macs_after", "saved_bytes_before", "saved_bytes_after")
 
 
 @dataclass(frozen=True)
-class LayerReport:
-    """What was done to one layer, and what came of it."""
+class ReportedLayer:
+    """What was done to one layer."""
 
     layer: str
     """Its name in the model; "(model)" for the model itself."""
     type: str
     """Its class before the conversion."""
-    kernel: str
-    """Taps of its filter, "3x3"."""
     result: str
-    """"converted", or "left: " and a word."""
-    reason: str
-    """Why it was left, in a sentence; empty for a converted layer."""
+    """"converted", or what else became of it."""
+    reason: str = ""
+    """Why it was not, in a sentence; empty for a converted layer."""
+
+    @property
+    def converted(self) -> bool:
+        """Whether the layer is converted now."""
+        return self.result.startswith("converted")
+
+
+@dataclass(frozen=True)
+class ConversionReport(ABC):
+    """What `passband.convert` did: printed, a table; `rows`, its rows as dictionaries."""
+
+    config: Config
+    layers: tuple[ReportedLayer, ...]
+    """The layers of the model that the method is for, converted or not."""
+
+    @property
+    def converted(self) -> tuple[str, ...]:
+        """Names of the converted layers."""
+        return tuple(layer.layer for layer in self.layers if layer.converted)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary per layer, with the fields of its class."""
+        return [asdict(layer) for layer in self.layers]
+
+    @property
+    @abstractmethod
+    def table(self) -> Table:
+        """The report as a table with totals."""
+
+    def __str__(self) -> str:
+        return str(self.table)
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """The rows as CSV, written to `path` when one is given."""
+        return self.table.to_csv(path)
+
+
+@dataclass(frozen=True)
+class LayerReport(ReportedLayer):
+    """What was done to a convolution ("converted", or "left: " and a word), and what came of it."""
+
+    kernel: str = ""
+    """Taps of its filter, "3x3"."""
     algorithm: str | None = None
     """What runs for example_input: "lowpass", "matmul", "triton" or "fft"; None without."""
     realised_compression: float | None = None
@@ -56,11 +99,6 @@ class LayerReport:
     saved_bytes_before: int | None = None
     """Bytes that the layer alone keeps for the backward pass."""
     saved_bytes_after: int | None = None
-
-    @property
-    def converted(self) -> bool:
-        """Whether the layer is converted now."""
-        return self.result.startswith("converted")
 
 
 @dataclass(frozen=True)
@@ -81,15 +119,14 @@ class BlockReport:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What `passband.convert` did: printed, a table; `rows`, its rows as dictionaries.
+class Report(ConversionReport):
+    """What became of every convolution of a model, and what it costs.
 
     Multiply-accumulates leave out the transform of the filters, which evaluation keeps from call to
     call and training does once per batch. Saved bytes are what a layer alone keeps for the backward
     pass; maps that layers share are counted by each, and once in those of the whole model.
     """
 
-    config: Config
     layers: tuple[LayerReport, ...]
     """Every convolution of the model, converted or not."""
     saved_bytes_before: int | None = None
@@ -99,18 +136,8 @@ class Report:
     """With memory="exact", every block that was fused, and what was left single and why."""
 
     @property
-    def converted(self) -> tuple[str, ...]:
-        """Names of the converted layers."""
-        return tuple(layer.layer for layer in self.layers if layer.converted)
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """One dictionary per layer, with the fields of `LayerReport`."""
-        return [asdict(layer) for layer in self.layers]
-
-    @property
     def table(self) -> Table:
-        """The report as a table with totals."""
+        """The convolutions as a table with totals."""
         if self.saved_bytes_before is None:  # no example_input: nothing was counted
             counted = ("realised_compression", *_SUMS)
             columns = [replace(c, heading=None) if c.name in counted else c for c in _COLUMNS]
@@ -138,10 +165,6 @@ class Report:
 
     def __str__(self) -> str:
         return f"{self.table}\n\n{self.block_table}" if self.blocks else str(self.table)
-
-    def to_csv(self, path: str | Path | None = None) -> str:
-        """The rows as CSV, written to `path` when one is given."""
-        return self.table.to_csv(path)
 
     def _notes(self) -> list[str]:
         done = f"{len(self.converted)} of {len(self.layers)} convolutions"

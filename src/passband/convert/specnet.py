@@ -1,12 +1,14 @@
 """SpecNet: the handler of its config, and the thresholds' calibration."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from passband.config import SpecNet
-from passband.convert.handler import Handler, Reason, become, register_handler
+from passband.config import SpecNet, config_from_dict
+from passband.convert.convolutions import ConvolutionHandler, Reason
+from passband.convert.handler import become, register_handler
 from passband.convert.specnet_plan import CONVOLUTIONS, Stage, consumers, rewire, stages, trace
 from passband.measure.layers import LayerUse, call_model, undisturbed
 from passband.measure.table import Column, Table
@@ -40,11 +42,10 @@ _SPECTRAL: dict[type[nn.Module], type[SpectralConv1d] | type[SpectralConv2d]] = 
 
 
 @register_handler(SpecNet)
-class SpecNetHandler(Handler[SpecNet]):
+class SpecNetHandler(ConvolutionHandler[SpecNet]):
     """Makes a model pass spectra from convolution to convolution."""
 
-    layer_types = (SpectralNetwork,)
-    whole_model = True
+    changes_tensors = True  # batch norms that are removed, learned scales
 
     def __init__(self, config: SpecNet) -> None:
         super().__init__(config)
@@ -70,19 +71,18 @@ class SpecNetHandler(Handler[SpecNet]):
         if isinstance(model, CONVOLUTIONS):
             raise ValueError("model is a single layer; SpecNet takes a model with several")
         if isinstance(model, SpectralNetwork):
-            self.revert(model)
+            self.revert_model(model)
         self._graph = trace(model)
         found = stages(self._graph, model)
         self._stages = {model.get_submodule(str(stage.conv.target)): stage for stage in found}
 
     def refusal(self, layer: nn.Module, use: LayerUse | None) -> Reason | None:
-        """Plain convolutions that the graph calls once; a whole model is not refused."""
-        if not isinstance(layer, nn.modules.conv._ConvNd):
-            return None
+        """Only plain convolutions that the graph calls once."""
         if nn.utils.parametrize.is_parametrized(layer):
             return PARAMETRIZED
         if type(layer) not in _SPECTRAL:
             return NOT_PLAIN
+        assert isinstance(layer, nn.modules.conv._ConvNd)
         if layer not in self._stages:
             return NOT_ONCE
         if layer.padding_mode not in ("zeros", "circular"):
@@ -98,12 +98,6 @@ class SpecNetHandler(Handler[SpecNet]):
         """None: a map that leaves the spectrum in between is what costs."""
         return None
 
-    def convert(self, model: nn.Module) -> None:
-        """Convert a whole model."""
-        self.examine(model)
-        layers = [layer for layer in self._stages if self.refusal(layer, None) is None]
-        self.convert_layers(model, layers)
-
     def convert_layers(self, model: nn.Module, layers: Iterable[nn.Module]) -> None:
         """Convert these convolutions, with what follows each, and rewire the model."""
         assert self._graph is not None
@@ -117,32 +111,52 @@ class SpecNetHandler(Handler[SpecNet]):
         for stage in chosen:
             readers = consumers(stage.conv, convs)
             pads = {_layer(model, other).pads() for other in chosen if other.conv in readers}
-            if self.on_map and self.config.order == "activation-first" and len(pads) == 1:
-                (_layer(model, stage).next_padding,) = pads
+            layer = _layer(model, stage)
+            if self.on_map and max(layer.pool) > 1 and len(readers) > 1:
+                layer.activation_first = True  # else each of them would pool anew
+            if layer.activation_first and self.on_map and len(pads) == 1:
+                (layer.next_padding,) = pads
         model.__class__ = network_class(type(model), self._graph)
         assert isinstance(model, SpectralNetwork)
         model.spectral_config = self.config
 
-    @staticmethod
-    def revert(model: nn.Module) -> None:
+    @classmethod
+    def revert_model(cls, model: nn.Module) -> None:
         """Make it torch's layers again; batch norm that was removed stays away."""
-        for layer in list(model.modules()):
-            if isinstance(layer, SpectralConv):
+        if isinstance(model, SpectralNetwork):
+            for layer in _stage_layers(model).values():
                 become(layer, layer.to_conv())
-        assert isinstance(model, SpectralNetwork)
-        del model.spectral_config
-        model.__class__ = model.made_from  # type: ignore[assignment]
-
-    @staticmethod
-    def config_of(model: nn.Module) -> SpecNet:
-        """What the model was converted by."""
-        assert isinstance(model, SpectralNetwork)
-        return model.spectral_config
+            del model.spectral_config
+            model.__class__ = model.made_from  # type: ignore[assignment]
 
     @classmethod
-    def made(cls, layer: nn.Module) -> bool:
-        """Whether the model is one that this method has converted."""
-        return isinstance(layer, SpectralNetwork)
+    def description(cls, model: nn.Module) -> dict[str, Any] | None:
+        """The config, and the threshold of every convolution that was converted."""
+        if not isinstance(model, SpectralNetwork):
+            return None
+        thresholds = {name: layer.threshold for name, layer in _stage_layers(model).items()}
+        return {"config": model.spectral_config.to_dict(), "thresholds": thresholds}
+
+    @classmethod
+    def convert_as(cls, model: nn.Module, description: Mapping[str, Any] | None) -> None:
+        """Convert the same convolutions, and give them their thresholds."""
+        cls.revert_model(model)
+        if description is None:
+            return
+        thresholds = description["thresholds"]
+        config = config_from_dict(dict(description["config"]))
+        assert isinstance(config, SpecNet)
+        handler, modules = cls(config), dict(model.named_modules())
+        handler.examine(model)
+        for name in thresholds:
+            refusal = handler.refusal(modules[name], None) if name in modules else NOT_ONCE
+            if refusal is not None:
+                raise ValueError(
+                    f"layer {name!r} is converted there, but in model: {refusal.explanation}"
+                )
+        handler.convert_layers(model, [modules[name] for name in thresholds])
+        for name, layer in _stage_layers(model).items():
+            layer.threshold = float(thresholds[name])
 
     def _convert_stage(self, model: nn.Module, stage: Stage) -> None:
         conv = model.get_submodule(str(stage.conv.target))
@@ -201,7 +215,7 @@ def calibrate_threshold(model: nn.Module, batches: Iterable[Tensor], density: fl
     """
     if not 0 < density <= 1:
         raise ValueError(f"density is {density}, allowed is 0 < density <= 1")
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, SpectralConv)}
+    layers = _stage_layers(model)
     given = list(batches)
     if not layers or not given:
         raise ValueError("model has no stages of SpecNet, or batches is empty")
@@ -221,6 +235,10 @@ def calibrate_threshold(model: nn.Module, batches: Iterable[Tensor], density: fl
                 layer.threshold = sum(found) / len(found)
             rows.append({"layer": name, "threshold": f"{layer.threshold:.3g}"})
     return Table((Column("layer", "name"), Column("threshold")), rows)
+
+
+def _stage_layers(model: nn.Module) -> dict[str, SpectralConv]:
+    return {n: m for n, m in model.named_modules() if isinstance(m, SpectralConv)}
 
 
 def _layer(model: nn.Module, stage: Stage) -> SpectralConv:

@@ -90,7 +90,12 @@ def specalexnet(*, num_classes: int, in_channels: int, input_size: tuple[int, ..
 
 
 def vgg16(
-    batch_norm: bool, *, num_classes: int, in_channels: int, input_size: tuple[int, ...]
+    batch_norm: bool,
+    *,
+    num_classes: int,
+    in_channels: int,
+    input_size: tuple[int, ...],
+    widths: Sequence[int] = VGG16,
 ) -> nn.Module:
     """VGG-16 for small images: thirteen 3 x 3 convolutions, five poolings, one linear layer.
 
@@ -100,7 +105,7 @@ def vgg16(
     _check_size("specvgg16", input_size, 32)
     layers: list[nn.Module] = []
     channels = in_channels
-    for width in VGG16:
+    for width in widths:
         if width:
             layers += _conv(channels, width, 3, batch_norm)
             channels = width

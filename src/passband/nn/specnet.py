@@ -13,7 +13,8 @@ from passband.ops.band_limited_conv.geometry import per_axis
 from passband.ops.spectral import resample
 from passband.ops.spectral.on_map import MAP_ACTIVATIONS
 from passband.ops.spectral.pointwise import ODD_ACTIVATIONS, activate, threshold
-from passband.ops.spectral.stage import Source, StageOptions, StoredSpectrum, run_stage, store
+from passband.ops.spectral.sources import StageOptions
+from passband.ops.spectral.stage import Source, StoredSpectrum, run_stage, store
 from passband.ops.tracing import is_transformed
 from passband.spectrum.packed import check_storage
 
@@ -133,6 +134,8 @@ class _SpectralConv(nn.modules.conv._ConvNd):
             sparse=self.threshold > 0,
             splits=not (self.norm and self.training),
             image_bytes=stage.image_bytes(input.shape[1]),
+            parameter_bytes=self.weight.nbytes,
+            **stage.codecs(),
         )
         sources: list[Source] = [
             spectrum
@@ -140,7 +143,9 @@ class _SpectralConv(nn.modules.conv._ConvNd):
             else store(spectrum, options)
             for spectrum in given
         ]
-        return SpectralMap((Piece(stage.form, run_stage(stage, sources, parameters, options)),))
+        return SpectralMap(
+            (Piece(stage.form, run_stage(stage.compute, sources, parameters, options)),)
+        )
 
     def threshold_for(self, input: Tensor | SpectralMap, density: float) -> float:
         """The threshold at which a fraction of the coefficients that it is given is kept."""
@@ -152,8 +157,11 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         return self._stage(input).multiplications(input.shape[0])
 
     def _stage(self, input: Tensor | SpectralMap) -> SpectralStage:
-        forms = [p.form for p in input.pieces] if isinstance(input, SpectralMap) else [None]
-        return SpectralStage(self, forms, tuple(input.shape[2:]))
+        if isinstance(input, SpectralMap):
+            forms, channels = zip(*((p.form, p.channels) for p in input.pieces), strict=True)
+        else:
+            forms, channels = (None,), (input.shape[1],)
+        return SpectralStage(self, forms, channels, tuple(input.shape[2:]))
 
     def _stage_parameters(self) -> list[Tensor | None]:
         norms = [p for norm in self.norm for p in (norm.weight, norm.bias)]

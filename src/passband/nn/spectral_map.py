@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from passband.ops.spectral.codec import Maps
 from passband.ops.spectral.frame import Frame
 from passband.ops.spectral.on_map import OnMap
-from passband.ops.spectral.stage import StageOptions, StoredSpectrum, run_to_dense
+from passband.ops.spectral.sources import StageOptions
+from passband.ops.spectral.stage import StoredSpectrum, run_to_dense
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,10 @@ class Form:
 
     def to_map(self, spectrum: Tensor) -> Tensor:
         """The maps (B, C, n1, ..) of a spectrum (2, F, B, C)."""
-        maps = self.frame.to_map(spectrum)
+        return self.finish(self.frame.to_map(spectrum))
+
+    def finish(self, maps: Tensor) -> Tensor:
+        """What is still to be done on the map."""
         return maps if self.then is None else self.then(maps)
 
 
@@ -75,8 +80,10 @@ class Piece:
         form = self.form
         if isinstance(self.spectrum, Tensor):
             return form.to_map(self.spectrum)
-        options = StageOptions(image_bytes=4 * self.channels * math.prod(form.frame.grid))
-        return run_to_dense(lambda given, *_: form.to_map(given[0]), [self.spectrum], (), options)
+        options = StageOptions(
+            image_bytes=4 * self.channels * math.prod(form.frame.grid), reads=(Maps(form.frame),)
+        )
+        return run_to_dense(lambda given, *_: form.finish(given[0]), [self.spectrum], (), options)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from itertools import groupby
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from passband.ops.band_limited_conv.op import (
     geometry_arguments,
 )
 from passband.ops.spectral import resample
+from passband.ops.spectral.codec import SPECTRA, Maps
+from passband.ops.spectral.convolution_gradient import gradient_only
 from passband.ops.spectral.frame import Frame
 from passband.ops.spectral.on_map import OnMap
 from passband.ops.spectral.pointwise import activate, squared_magnitude, threshold
@@ -58,13 +61,20 @@ class SpectralStage:
     Args:
         layer: The layer.
         forms: What each of its sources is a spectrum of; None for one that is maps.
+        channels: Of each of its sources.
         size: Points of the maps.
     """
 
     def __init__(
-        self, layer: StageLayer, forms: Sequence[Form | None], size: tuple[int, ...]
+        self,
+        layer: StageLayer,
+        forms: Sequence[Form | None],
+        channels: Sequence[int],
+        size: tuple[int, ...],
     ) -> None:
         self.layer, self.forms = layer, forms
+        alike = groupby(zip(forms, channels, strict=True))
+        self.bundles = tuple(len(list(run)) for _, run in alike)
         first = forms[0]
         plain = first is not None and first.then is None and set(forms) == {first}
         self.frame = Frame.of(size, None, layer.compression)
@@ -140,6 +150,38 @@ class SpectralStage:
         dropped = int((1 - density) * magnitudes.numel())
         return float(magnitudes.kthvalue(dropped + 1).values) if dropped else 0.0
 
+    def codecs(self) -> dict[str, Any]:
+        """How `compute` has its sources read and its result stored: of `StageOptions`."""
+        if not self.layer.on_map:
+            return {}
+        writes = Maps(self.result, self.layer.threshold)
+        if self.takes_spectra:
+            return {"writes": writes}
+        return {
+            "reads": tuple(Maps(f.frame) if f else SPECTRA for f in self.forms),
+            "writes": writes,
+            "bundles": self.bundles,
+        }
+
+    def compute(
+        self, sources: list[Tensor], parameters: Sequence[Tensor | None], first: bool
+    ) -> Tensor:
+        """What is to be stored, from what was: spectra, or maps as `codecs` says."""
+        if not self.layer.on_map:
+            return self(sources, parameters, first)
+        if self.takes_spectra:
+            return self._to_be_stored(self._convolve_to_map(sources, parameters), parameters, first)
+        finished, place = [], 0
+        for source, count in zip(sources, self.bundles, strict=True):
+            form = self.forms[place]
+            maps = source if form is None else form.finish(source)
+            if count > 1:  # channels of the sources beside each other
+                maps = maps.view(count, -1, *maps.shape[1:]).transpose(0, 1).flatten(1, 2)
+            finished.append(maps)
+            place += count
+        maps = self._joined(finished)
+        return self._to_be_stored(self._convolve_maps(maps, parameters, first), parameters, first)
+
     def __call__(  # noqa: D102  # the class says it
         self, sources: list[Tensor], parameters: Sequence[Tensor | None], first: bool
     ) -> Tensor:
@@ -162,8 +204,13 @@ class SpectralStage:
                 spectrum = activate(spectrum, layer.activation, parameters[2])
             return spectrum
         maps = self._convolve_to_map(sources, parameters)
+        return self.result.from_map(self._to_be_stored(maps, parameters, first))
+
+    def _to_be_stored(
+        self, maps: Tensor, parameters: Sequence[Tensor | None], first: bool
+    ) -> Tensor:
         maps = self._normalise(maps, parameters, first)
-        return self.result.from_map(self.then(maps) if layer.activation_first else maps)
+        return self.then(maps) if self.layer.activation_first else maps
 
     def _spectrum(self, sources: list[Tensor]) -> Tensor:
         if not self.takes_spectra:
@@ -175,7 +222,23 @@ class SpectralStage:
             source if form is None else form.to_map(source)
             for source, form in zip(sources, self.forms, strict=True)
         ]
+        return self._joined(maps)
+
+    @staticmethod
+    def _joined(maps: list[Tensor]) -> Tensor:
         return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+
+    def _convolve_maps(
+        self, maps: Tensor, parameters: Sequence[Tensor | None], first: bool
+    ) -> Tensor:
+        """The convolution of maps; in the backward pass its gradient only, if that is enough."""
+        weight, bias = parameters[:2]
+        assert weight is not None
+        if not (first or self.layer.norm or self.layer.activation_first):
+            result = gradient_only(maps, weight, bias, self.geometry)
+            if result is not None:
+                return result
+        return functional.convolve(maps, weight, bias, self.geometry, "auto")
 
     def _convolve(self, spectrum: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
         weight, bias = parameters[:2]
@@ -209,7 +272,7 @@ class SpectralStage:
         assert weight is not None
         geometry = self.geometry
         if not self.takes_spectra:
-            return functional.convolve(self._maps(sources), weight, bias, geometry, "auto")
+            return self._convolve_maps(self._maps(sources), parameters, first=True)
         spectrum = self.frame.to_real(self._spectrum(sources))
         operator = band_limited_conv_plainly if is_transformed() else band_limited_conv
         maps: Tensor = operator(

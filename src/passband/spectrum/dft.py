@@ -222,6 +222,24 @@ class HermitianPacking:
         both = self._pack(coefficients)
         return both[: self.bins], both[self.bins :]
 
+    def terms(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
+        """Which real coefficients each complex one is made of, in one or two axes.
+
+        Returns:
+            Their places (bins, 4), two of the real part and two of the imaginary part, and their
+            weights. Where a part has one term the other place is the same, and its weight is zero;
+            where the imaginary part has none it has the place of the real part.
+        """
+        index = torch.stack(self._pack.indices).numpy()
+        weight = torch.stack(self._pack.weights).double().numpy()
+        if len(index) == 1:
+            index, weight = np.repeat(index, 2, 0), np.concatenate([weight, np.zeros_like(weight)])
+        index = np.where(weight == 0, index[:1], index)  # the terms that fill up a row
+        index, weight = (a.reshape(2, 2, self.bins).transpose(2, 1, 0) for a in (index, weight))
+        none = (weight[:, 1] == 0).all(1, keepdims=True)
+        rows = np.stack([index[:, 0], np.where(none, index[:, 0, :1], index[:, 1])], 1)
+        return rows.reshape(-1, 4).astype(np.int32), weight.reshape(-1, 4)
+
     def unpack(self, real: Tensor, imag: Tensor) -> Tensor:
         """The inverse of `pack`, and its adjoint."""
         return self._unpack(torch.cat([real, imag]))

@@ -1,38 +1,42 @@
-"""The frequency chain on images: accuracy against speed-up, with the control of the same widths.
+"""The frequency chain on images: accuracy against speed-up, beside its controls.
 
 For each network and fraction kept: the chain with the paper's corners, the chain with a budget of
-multiplications per layer, the same with a dense teacher, and for either allocation the plain
-network of the same widths trained from scratch, alone and with the teacher. All of them see the
-same data for as many steps. The default is a small budget, to see that everything runs; the paper's
-is ``--data cifar10 --epochs 200 --networks vgg8,vgg13,resnet20,...`` on a GPU.
+multiplications per layer, the same with a dense teacher; for either allocation the plain network of
+the same widths trained from scratch, alone and with the teacher; and the dense network pruned to
+the budget by DepGraph. All of them see the same data for as many steps. The default is a small
+budget, to see that everything runs; the paper's is ``--data cifar10 --epochs 200 --networks
+vgg8,vgg13,resnet20,...`` on a GPU.
 """
 
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from passband.atomic import write_atomically
 from passband.chain import to_chain
+from passband.chain.compare import model_macs
 from passband.convert import FrequencyNetwork
 from passband.extras import require
-from passband.measure.layers import observe
 from passband.measure.table import Column, Table
+from passband.names import unknown_name
+from passband.studies.pruning import train_pruned
 from passband.studies.registry import StudyResult
 from passband.studies.trainings import Training, train_all
 from passband.train import TrainConfig, load_run
+from passband.train.evaluation import make_model
 from passband.train.parts import load_parts, size
 
 _COLUMNS = (
     Column("network"),
     Column("keep", "number"),
     Column("contender"),
+    Column("epochs", "number"),
     Column("seeds", "number"),
     Column("macs", "count", "MACs"),
     Column("macs_ratio", "number", "fewer"),
@@ -41,14 +45,28 @@ _COLUMNS = (
     Column("step_milliseconds", "number", "ms a step"),
     Column("seconds", "number", "s in all"),
 )
-_LINES = {
+_CHAIN, _SMALL, _BUDGET = {"method": "frequency"}, {"method": "small"}, {"per_layer": "macs"}
+CONTENDERS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "chain": _CHAIN,
+    "chain-budget": _CHAIN | _BUDGET,
+    "chain-budget-taught": _CHAIN | _BUDGET,
+    "small": _SMALL,
+    "small-budget": _SMALL | _BUDGET,
+    "small-budget-taught": _SMALL | _BUDGET,
+    "pruned": {},
+}
+"""What is compared at each fraction kept, and how it is trained."""
+
+_COLOURS = {
     "dense": "black",
     "chain": "tab:blue",
-    "chain, budget": "tab:green",
-    "chain, budget, taught": "tab:olive",
+    "chain-budget": "tab:green",
+    "chain-budget-taught": "tab:olive",
     "small": "tab:orange",
-    "small, budget": "tab:red",
-    "small, budget, taught": "tab:purple",
+    "small-budget": "tab:red",
+    "small-budget-taught": "tab:purple",
+    "pruned": "tab:brown",
 }
 
 
@@ -59,6 +77,7 @@ def run(
     data: str = "digits",
     networks: str = "resnet8",
     keeps: str = "0.1,0.02",
+    contenders: str = ",".join(list(CONTENDERS)[:-1]),
     epochs: int = 3,
     batch_size: int = 128,
     lr: float = 0.1,
@@ -77,6 +96,7 @@ def run(
         data: Data set of images.
         networks: Names, between commas.
         keeps: Fractions kept, between commas.
+        contenders: Of `CONTENDERS`, between commas; "pruned" needs the extra pruning.
         epochs: Passes over the data, the same for all.
         batch_size: Examples per step.
         lr: Learning rate at the start; it falls along a cosine.
@@ -86,7 +106,15 @@ def run(
         seeds: Trainings of each.
         limit_train: Training examples, at most.
         limit_test: Test examples, at most.
+
+    Raises:
+        ValueError: A contender is unknown, or an option has a value it cannot have.
+        ImportError: A package is missing; the message names the extra.
     """
+    chosen = str(contenders).split(",")
+    for name in chosen:
+        if name not in CONTENDERS:
+            raise unknown_name("contender", name, CONTENDERS)
     fractions = [float(keep) for keep in str(keeps).split(",")]
     rows: list[dict[str, Any]] = []
     for network in str(networks).split(","):
@@ -95,72 +123,81 @@ def run(
             weight_decay=weight_decay, scheduler="cosine", limit_train=limit_train,
             limit_test=limit_test,
         )  # fmt: skip
-        per_epoch = -(-size(load_parts(base).train) // batch_size)
-        steps = max(1, round(shrink_share * epochs * per_epoch))
+        parts = load_parts(base)
+        steps = max(1, round(shrink_share * epochs * -(-size(parts.train) // batch_size)))
+        example = torch.zeros(1, *parts.bundle.input_shape)
+        whole = model_macs(make_model(base, parts.bundle).eval(), example)
         seeded = [replace(base, seed=seed) for seed in range(seeds)]
-        names = {f"{network} dense seed {c.seed}": c for c in seeded}
-        dense = list(train_all(names, out / "runs", progress=progress).values())
-        rows.append(_row(network, 1.0, "dense", dense))
+        dense: list[Training] = []
+        if any(name == "dense" or name.endswith("taught") for name in chosen):
+            names = {f"{network} dense seed {c.seed}": c for c in seeded}
+            dense = list(train_all(names, out / "runs", progress=progress).values())
+        if "dense" in chosen:
+            rows.append(_row(dense) | {"keep": 1.0, "contender": "dense", "macs_ratio": 1.0})
         for keep in fractions:
-            for name, options in _contenders(keep, shrink, steps).items():
-                trained: list[Training] = []
-                for teacher in dense:
-                    taught = str(teacher.folder) if name.endswith("taught") else None
-                    config = replace(teacher.config, teacher=taught, **options)
-                    label = f"{network} {name} {keep:g} seed {config.seed}".replace(",", "")
-                    done = train_all({label: config}, out / "runs", progress=progress)
-                    trained += done.values()
-                rows.append(_row(network, keep, name, trained))
+            for name in chosen:
+                if name == "dense":
+                    continue
+                if name == "pruned":
+                    row = _pruned(seeded, keep, out / "runs", progress)
+                else:
+                    options = {"keep": keep, **CONTENDERS[name]}
+                    if options["method"] == "frequency":
+                        options |= {"shrink": shrink, "shrink_steps": steps}
+                    trained: list[Training] = []
+                    for seed, config in enumerate(seeded):
+                        if name.endswith("taught"):
+                            options["teacher"] = str(dense[seed].folder)
+                        one = {f"{network} {name} {keep:g} seed {seed}": replace(config, **options)}
+                        trained += train_all(one, out / "runs", progress=progress).values()
+                    row = _row(trained)
+                row["macs_ratio"] = round(whole / row["macs"], 1)
+                rows.append(row | {"keep": keep, "contender": name})
                 _write(out, rows)
-    for row in rows:
-        whole = next(r for r in rows if (r["network"], r["contender"]) == (row["network"], "dense"))
-        row["macs_ratio"] = round(whole["macs"] / row["macs"], 1)
     table = Table(_COLUMNS, rows, None, [f"{epochs} epochs of {data}, the same for all."])
     _write(out, rows)
-    figure = _figure(out, rows)
-    write_atomically(out / "report.html", _html(table, figure).encode())
+    picture = figure(rows, out / "accuracy.svg").read_text()
+    write_atomically(out / "report.html", _html(table, picture).encode())
     return StudyResult(table, out / "report.html")
 
 
-def _contenders(keep: float, shrink: str, steps: int) -> dict[str, dict[str, Any]]:
-    chain = {"method": "frequency", "keep": keep, "shrink": shrink, "shrink_steps": steps}
-    small = {"method": "small", "keep": keep}
-    budget = {"per_layer": "macs"}
-    return {
-        "chain": chain,
-        "chain, budget": chain | budget,
-        "chain, budget, taught": chain | budget,
-        "small": small,
-        "small, budget": small | budget,
-        "small, budget, taught": small | budget,
-    }
-
-
-def _row(network: str, keep: float, contender: str, trained: Sequence[Training]) -> dict[str, Any]:
-    results = [training.result for training in trained]
-    model, _, bundle = load_run(trained[0].folder)
+def _row(trained: Sequence[Training]) -> dict[str, Any]:
+    """What the trainings of all seeds say of one contender."""
+    model, config, bundle = load_run(trained[0].folder)
     example = torch.zeros(2, *bundle.input_shape)
     small = to_chain(model, example) if isinstance(model, FrequencyNetwork) else model
+    sizes = {
+        "macs": model_macs(small, example[:1]),
+        "parameters": sum(p.numel() for p in small.parameters()),
+    }
+    return _mean(config, [training.result for training in trained]) | sizes
+
+
+def _pruned(
+    seeded: Sequence[TrainConfig], keep: float, folder: Path, progress: bool
+) -> dict[str, Any]:
+    results = [
+        train_pruned(f"{config.model} pruned", config, keep, folder, progress=progress)
+        for config in seeded
+    ]
+    sizes = {name: results[0][name] for name in ("macs", "parameters")}
+    return _mean(seeded[0], results) | sizes
+
+
+def _mean(config: TrainConfig, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The columns that are means over the seeds."""
 
     def mean(name: str) -> float:
         return sum(float(result[name]) for result in results) / len(results)
 
     return {
-        "network": network,
-        "keep": keep,
-        "contender": contender,
+        "network": config.model,
+        "epochs": config.epochs,
         "seeds": len(results),
-        "macs": _macs(small, example[:1]),
-        "macs_ratio": None,
-        "parameters": sum(p.numel() for p in small.parameters()),
         "test_accuracy": mean("test_accuracy"),
         "step_milliseconds": round(mean("step_milliseconds"), 2),
         "seconds": round(mean("seconds"), 1),
     }
-
-
-def _macs(model: nn.Module, example: torch.Tensor) -> int:
-    return sum(use.macs for use in observe(model, example).layers.values())
 
 
 def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -173,15 +210,25 @@ def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_atomically(out / "result.json", (json.dumps(list(rows), indent=2) + "\n").encode())
 
 
-def _figure(out: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """Accuracy against speed-up, one panel per network and one for their average."""
+def figure(rows: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Draw accuracy against speed-up, one panel per network and one for their average.
+
+    Args:
+        rows: Of the table.
+        path: Where to write it, as SVG.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
     figure_class = require("matplotlib.figure", extra="report").Figure
     networks = list(dict.fromkeys(row["network"] for row in rows))
     panels = [*networks, "average"] if len(networks) > 1 else networks
-    figure = figure_class(figsize=(4.5 * len(panels), 3.6), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for contender, colour in _LINES.items():
+    drawn = figure_class(figsize=(4.5 * len(panels), 3.6), layout="constrained")
+    for axes, panel in zip(drawn.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for contender, colour in _COLOURS.items():
             points = _points(rows, contender, networks if panel == "average" else [panel])
+            if not points:
+                continue
             mark = "o-" if contender != "dense" else "s"
             axes.plot(*zip(*points, strict=True), mark, color=colour, label=contender)
         axes.set_xscale("log")
@@ -189,30 +236,34 @@ def _figure(out: Path, rows: Sequence[dict[str, Any]]) -> Path:
         axes.set_ylabel("test accuracy (%)")
         axes.set_title(panel)
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
-    path = out / "accuracy.svg"
-    figure.savefig(path)
+    drawn.axes[0].legend(fontsize=7)
+    drawn.savefig(path, metadata={"Date": None})
     return path
 
 
 def _points(
     rows: Sequence[dict[str, Any]], contender: str, networks: Sequence[str]
 ) -> list[tuple[float, float]]:
-    """(times fewer, accuracy) at each fraction kept, the mean over networks."""
+    """(times fewer, accuracy) at each fraction kept, the mean over networks.
+
+    A fraction counts where all of the networks have it.
+    """
     own = [r for r in rows if r["contender"] == contender and r["network"] in networks]
     points = []
     for keep in dict.fromkeys(row["keep"] for row in own):
         there = [row for row in own if row["keep"] == keep]
+        if len(there) < len(networks):
+            continue
         fewer = sum(row["macs_ratio"] for row in there) / len(there)
         accuracy = sum(row["test_accuracy"] for row in there) / len(there)
         points.append((fewer, 100 * accuracy))
     return sorted(points)
 
 
-def _html(table: Table, figure: Path) -> str:
+def _html(table: Table, picture: str) -> str:
     return (
         "<!doctype html><meta charset=utf-8><title>Frequency chain</title>"
         "<style>body{font-family:sans-serif;margin:2em}</style><h1>Frequency chain</h1>"
-        f"{figure.read_text().partition('<svg')[1]}{figure.read_text().partition('<svg')[2]}"
+        f"{picture[picture.index('<svg') :]}"
         f"<pre>{table}</pre>"
     )

@@ -16,6 +16,7 @@ from passband.names import unknown_name
 _STUDIES = {
     "demo": "native and band-limited networks on digits and a time series, in about two minutes",
     "frequency": "the frequency chain: accuracy against speed-up, beside its controls",
+    "segmentation": "a UNet with few DCT coefficients and as a chain, its masks beside the truth",
     "specnet": "memory and accuracy of SpecNet's networks and their twins against the threshold",
 }
 
@@ -38,7 +39,7 @@ def list_studies() -> list[tuple[str, str]]:
 
     Examples:
         >>> [name for name, _ in list_studies()]
-        ['demo', 'frequency', 'specnet']
+        ['demo', 'frequency', 'segmentation', 'specnet']
     """
     return list(_STUDIES.items())
 

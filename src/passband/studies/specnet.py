@@ -43,12 +43,19 @@ MODES: dict[str, dict[str, Any]] = {
     "learned scale": {"activation": "spectral-tanh", "learned_scale": True},
     "average pooling": {"activation": "spectral-tanh", "pool": "average"},
     "relu on the map": {"activation": "relu", "pool": "max"},
+    "relu, batch norm": {"activation": "relu", "pool": "max", "batch_norm": "keep"},
     "relu, cropped": {"activation": "relu", "pool": "spectral"},
     "relu, bfloat16": {"activation": "relu", "pool": "max", "storage": "bfloat16"},
     "relu, int8": {"activation": "relu", "pool": "max", "storage": "int8"},
     "relu, beta last": {"activation": "relu", "pool": "max", "threshold_order": "activation-first"},
 }
-"""The ways to make a SpecNet, by the names of `modes`."""
+"""The ways to make a SpecNet, by the names of `modes`.
+
+Where the network has average pooling, "max" is "average"; what keeps batch norm is made of the
+network that has it."""
+
+NORMALISED = ("specvgg16", "specdensenet", "specfcn")
+"""The networks of which there is one with batch norm."""
 
 DEFAULT_MODES = "spectral-tanh,learned scale,relu on the map"
 
@@ -109,6 +116,7 @@ def run(
     limit_train: int | None = None,
     limit_test: int | None = None,
     lr: float | None = None,
+    batch_size: int | None = None,
     quick: bool = False,
 ) -> StudyResult:
     """Train, measure, and write table.csv, result.json, report.html and PNG files.
@@ -124,6 +132,7 @@ def run(
         limit_train: Use so many training examples only.
         limit_test: Use so many test examples only.
         lr: Another learning rate at the start than the paper's 0.02.
+        batch_size: Another number of images per step than the paper's 128.
         quick: One epoch on 128 examples, three thresholds: a trial of the machinery.
 
     Raises:
@@ -134,6 +143,7 @@ def run(
     fields: dict[str, Any] = {**recipe("specnet", budget), "augment": False, "devices": 1}
     fields |= {"limit_train": limit_train, "limit_test": limit_test}
     fields |= {} if lr is None else {"lr": lr}
+    fields |= {} if batch_size is None else {"batch_size": batch_size}
     betas = [float(number) for number in str(thresholds).split(",")]
     if quick:
         fields |= {"epochs": 1, "limit_train": 128, "limit_test": 64, "batch_size": 32}
@@ -164,7 +174,8 @@ def run(
     command = ["passband", "study", "specnet", "--out", str(out), "--networks", networks]
     command += ["--modes", modes, "--thresholds", ",".join(f"{b:g}" for b in betas)]
     command += ["--budget", f"{budget:g}", "--seeds", str(seeds)]
-    for name, value in (("limit-train", limit_train), ("limit-test", limit_test), ("lr", lr)):
+    given = {"limit-train": limit_train, "limit-test": limit_test, "lr": lr}
+    for name, value in (given | {"batch-size": batch_size}).items():
         command += [] if value is None else [f"--{name}", str(value)]
     command += ["--quick"] if quick else []
     record = {
@@ -205,11 +216,18 @@ def _variants(
         Variant(network, CHECKPOINTED, None, twin, checkpointed=True),
         Variant(network, HALF, None, replace(twin, precision="bf16-mixed")),
     ]
-    if network in ("specvgg16", "specdensenet", "specfcn"):
+    if network in NORMALISED:
         variants.append(Variant(network, WITH_NORM, None, replace(twin, model=f"{network}-bn")))
     for mode in modes:
+        own = dict(MODES[mode])
+        if network == "specdensenet" and own.get("pool") == "max":
+            own["pool"] = "average"
+        if own.get("batch_norm") == "keep":
+            if network not in NORMALISED:
+                continue
+            own["model"] = f"{network}-bn"
         for beta in betas:
-            config = replace(twin, method="specnet", threshold=beta, **MODES[mode])
+            config = replace(twin, method="specnet", threshold=beta, **own)
             variants.append(Variant(network, mode, beta, config))
     return variants
 

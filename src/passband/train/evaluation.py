@@ -40,13 +40,7 @@ def make_model(config: TrainConfig, bundle: DataBundle) -> nn.Module:
     Sets the global random generators: the seed alone determines the weights, whatever the method.
     """
     seed_generators("weights", config.seed)
-    channels, *input_size = bundle.input_shape
-    model = create_model(
-        config.model,
-        num_classes=bundle.num_classes,
-        in_channels=channels,
-        input_size=tuple(input_size),
-    )
+    model = native_model(config.model, bundle)
     if config.method == "band-limited":
         band_limit(model, config.band_limit)
     elif config.method == "specnet":
@@ -56,6 +50,17 @@ def make_model(config: TrainConfig, bundle: DataBundle) -> nn.Module:
     if config.method == "small":
         model = small_network(model)
     return model.double() if config.precision == "64" else model
+
+
+def native_model(name: str, bundle: DataBundle) -> nn.Module:
+    """The network of a name, for the inputs and classes of a data set, not converted."""
+    channels, *input_size = bundle.input_shape
+    return create_model(
+        name,
+        num_classes=bundle.num_classes,
+        in_channels=channels,
+        input_size=tuple(input_size),
+    )
 
 
 def band_limit(model: nn.Module, config: BandLimit) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from passband import FrequencyRegularization, FrequencyScheduler, convert, load, save
 from passband.convert.frequency.network import frequency_layers
+from passband.files import FORMAT
 from passband.tensor_file import read_tensors
 from tests.convert.frequency.cases import dense, maps, trained
 from tests.support import relative_error
@@ -23,7 +24,7 @@ def test_only_what_is_kept_is_stored(name: str, half: bool, tmp_path: Path) -> N
     error = relative_error(again(maps(SHAPE)), model(maps(SHAPE)))
     assert error < 0.05 if half else error == 0
     assert not again.training
-    stored, _ = read_tensors(path, format="passband-model-1", extra="files")
+    stored, _ = read_tensors(path, format=FORMAT, extra="files")
     floating = [tensor for tensor in stored.values() if tensor.is_floating_point()]
     assert {tensor.dtype for tensor in floating} == {torch.float16 if half else torch.float32}
     for layer_name, layer in frequency_layers(model):

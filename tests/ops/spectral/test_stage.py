@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from passband.measure.memory import SavedBytes
-from passband.ops.spectral import stage as stages
-from passband.ops.spectral.stage import StageOptions, StoredSpectrum, run_stage, run_to_dense, store
+from passband.ops.spectral.sources import DENSE_BYTES, StageOptions
+from passband.ops.spectral.stage import StoredSpectrum, run_stage, run_to_dense, store
 from tests.support import assert_close, random
 
 
@@ -28,7 +28,7 @@ def test_a_stage_is_its_function(batch: int, splits: bool) -> None:
     first, second = sparse(batch).requires_grad_(), sparse(batch).requires_grad_()
     factor = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
     # so many bytes for one image that every unit is a group of its own
-    options = StageOptions(splits=splits, image_bytes=stages.DENSE_BYTES)
+    options = StageOptions(splits=splits, image_bytes=DENSE_BYTES)
     stored = [store(first, options), store(second, options)]
     result = run_stage(scaled, stored, [factor], options).dense()
     cotangent = random(*result.shape, seed=5)
@@ -88,7 +88,7 @@ def test_a_last_stage_gives_maps(batch: int) -> None:
     def means(sources: list[Tensor], parameters: Any, first: bool) -> Tensor:
         return sources[0].square().mean((0, 1)) * parameters[0]
 
-    options = StageOptions(image_bytes=stages.DENSE_BYTES)
+    options = StageOptions(image_bytes=DENSE_BYTES)
     x = sparse(batch).requires_grad_()
     factor = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
     found = run_to_dense(means, [store(x, options)], [factor], options)

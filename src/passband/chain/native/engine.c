@@ -7,6 +7,8 @@
  * gone through, each a shift of the input. program.py says what is computed, where it lies, and the
  * shifts; every operation below is one step of that program.
  */
+#include <stddef.h>
+
 #include "core.h"
 
 #define MOST_OUTPUTS 8
@@ -17,7 +19,7 @@
 #define MOST_SUMS 12 /* of 16 */
 #endif
 
-enum { CONVOLVE, POOL_AVERAGE, POOL_MAXIMUM, ADD, AFFINE, COPY, PHASES, CLEAR_BORDERS, LINEAR };
+enum { CONVOLVE, POOL_AVERAGE, POOL_MAXIMUM, ADD, AFFINE, COPY, PHASES, LINEAR, INTERLEAVE };
 
 /* One step. Places are of the first number inside the border, in numbers from the workspace's start;
  * strides are in numbers too. */
@@ -29,11 +31,12 @@ typedef struct {
     index_t from_plane, from_row, from_column;
     index_t other_plane;
     index_t to_plane, to_row, to_column;
-    index_t taps, size; /* size: numbers to clear after the last row */
+    index_t taps, size; /* size: stride of an interleaving */
     const index_t *shifts;
     const float *weights; /* of a convolution, for each tile of outputs (taps, outputs of the tile) */
     const float *bias;    /* of an affine map the shift, and the scale in `weights` */
     const index_t *tiles; /* numbers of outputs computed together, that add up to `outputs` */
+    const float *inside;  /* of a row the bits of each number that is none of a border; NULL: all */
     float low, high;      /* what results are kept within */
 } step;
 
@@ -57,16 +60,23 @@ INLINE float within_one(float value, float low, float high) {
 
 /* ---- convolution -------------------------------------------------------------------------------- */
 
-typedef void kernel(const step *s, const float *from, float *to, const float *weights,
-                    const float *bias);
+/* What the sums begin with and are stored through, besides the taps: `added` is a map that is added to
+ * the first `additions` outputs. */
+typedef struct {
+    const float *weights, *bias, *inside, *added;
+    index_t additions;
+} operands;
+
+typedef void kernel(const step *s, const float *from, float *to, operands with);
 
 INLINE void sums(const int outputs, const int positions, const step *s, const float *from,
-                 float *to, const float *weights, const float *bias) {
+                 float *to, operands with) {
+    const float *weights = with.weights;
     vector sum[MOST_OUTPUTS][MOST_POSITIONS];
 #pragma GCC unroll 8
     for (int o = 0; o < outputs; o++)
 #pragma GCC unroll 8
-        for (int p = 0; p < positions; p++) sum[o][p] = (vector){0} + bias[o];
+        for (int p = 0; p < positions; p++) sum[o][p] = (vector){0} + with.bias[o];
     const index_t column = s->from_column;
     const float low = s->low, high = s->high;
     for (index_t t = 0; t < s->taps; t++) {
@@ -81,16 +91,21 @@ INLINE void sums(const int outputs, const int positions, const step *s, const fl
         weights += outputs;
     }
 #pragma GCC unroll 8
-    for (int o = 0; o < outputs; o++)
+    for (int p = 0; p < positions; p++) {
+        const truths bits = with.inside ? (truths)load(with.inside + p * WIDTH) : ~(truths){0};
 #pragma GCC unroll 8
-        for (int p = 0; p < positions; p++)
-            store(to + o * s->to_plane + p * s->to_column, within(sum[o][p], low, high));
+        for (int o = 0; o < outputs; o++) {
+            if (o < with.additions)
+                sum[o][p] += load(with.added + o * s->other_plane + p * s->to_column);
+            store(to + o * s->to_plane + p * s->to_column,
+                  (vector)(bits & (truths)within(sum[o][p], low, high)));
+        }
+    }
 }
 
 #define KERNEL(o, p)                                                                              \
-    static void sums_##o##_##p(const step *s, const float *from, float *to, const float *weights, \
-                               const float *bias) {                                               \
-        sums(o, p, s, from, to, weights, bias);                                                   \
+    static void sums_##o##_##p(const step *s, const float *from, float *to, operands with) {      \
+        sums(o, p, s, from, to, with);                                                            \
     }
 #define KERNELS(o) KERNEL(o, 1) KERNEL(o, 2)
 KERNELS(1) KERNELS(2) KERNELS(3) KERNELS(4) KERNELS(5) KERNELS(6) KERNELS(7) KERNELS(8)
@@ -121,20 +136,24 @@ static kernel *const KERNEL_OF[MOST_OUTPUTS][MOST_POSITIONS] = {
 
 static void convolve(const step *s, float *work) {
     for (index_t row = 0; row < s->rows; row++) {
-        const float *weights = s->weights;
+        operands with = {.weights = s->weights};
         index_t done = 0;
         for (const index_t *tile = s->tiles; done < s->outputs; done += *tile++) {
             const index_t most = least(MOST_SUMS / *tile, MOST_POSITIONS);
             index_t tiles = (s->columns + most - 1) / most, column = 0;
+            with.bias = s->bias + done;
+            with.additions = s->others - done;
             for (; tiles > 0; tiles--) {
-                index_t positions = (s->columns - column + tiles - 1) / tiles; /* of even size */
+                const index_t positions = (s->columns - column + tiles - 1) / tiles; /* of even size */
+                const index_t place = row * s->to_row + column * s->to_column;
+                with.inside = s->inside ? s->inside + column * WIDTH : NULL;
+                with.added = work + s->other + done * s->other_plane + place;
                 KERNEL_OF[*tile - 1][positions - 1](
                     s, work + s->from + row * s->from_row + column * s->from_column,
-                    work + s->to + done * s->to_plane + row * s->to_row + column * s->to_column,
-                    weights, s->bias + done);
+                    work + s->to + done * s->to_plane + place, with);
                 column += positions;
             }
-            weights += *tile * s->taps;
+            with.weights += *tile * s->taps;
         }
     }
 }
@@ -222,20 +241,33 @@ static void copy(const step *s, float *work) {
 static void phases(const step *s, float *work) {
     FOR_EACH_ROW(4 * s->inputs, {
         const index_t phase = c % 4;
-        const float *a = work + s->from + c / 4 * s->from_plane +
-                         (2 * row + phase / 2) * s->from_row + phase % 2;
-        for (index_t column = 0; column < s->columns; column++) to[column] = a[2 * column];
+        const float *restrict a = work + s->from + c / 4 * s->from_plane +
+                                  (2 * row + phase / 2) * s->from_row + phase % 2;
+        float *restrict result = to;
+        for (index_t column = 0; column < s->columns; column++) result[column] = a[2 * column];
     })
 }
 
-/* What a convolution of one image wrote into the border: right of each row, and after the last. */
-static void clear_borders(const step *s, float *work) {
-    for (index_t c = 0; c < s->outputs; c++)
-        for (index_t row = 0; row < s->rows; row++) {
-            float *end = work + s->to + c * s->to_plane + row * s->to_row + s->columns;
-            const index_t count = row + 1 < s->rows ? s->to_row - s->columns : s->size;
-            for (index_t i = 0; i < count; i++) end[i] = 0;
+/* The results of a transposed convolution of stride `size`, one map for each place in a square of that
+ * side, as one map. */
+static void interleave(const step *s, float *work) {
+    FOR_EACH_ROW(s->outputs, {
+        const index_t down = row % s->size, next = s->outputs * s->from_plane;
+        const float *restrict a = work + s->from + (down * s->size * s->outputs + c) * s->from_plane +
+                                  row / s->size * s->from_row;
+        float *restrict result = to;
+        if (s->size == 2 && s->columns % 2 == 0) {
+            const float *restrict b = a + next;
+            for (index_t i = 0; i < s->columns / 2; i++) {
+                result[2 * i] = a[i];
+                result[2 * i + 1] = b[i];
+            }
+            continue;
         }
+        for (index_t right = 0; right < s->size; right++)
+            for (index_t column = right; column < s->columns; column += s->size)
+                result[column] = a[right * next + column / s->size];
+    })
 }
 
 /* A linear layer for one image: `outputs` is a multiple of WIDTH, weights are (inputs, outputs). */
@@ -257,8 +289,8 @@ static void run_steps(const step *steps, index_t count, float *work) {
             case AFFINE: affine(s, work); break;
             case COPY: copy(s, work); break;
             case PHASES: phases(s, work); break;
-            case CLEAR_BORDERS: clear_borders(s, work); break;
             case LINEAR: linear(s, work); break;
+            case INTERLEAVE: interleave(s, work); break;
         }
 }
 
@@ -273,23 +305,28 @@ typedef struct {
     const step *steps;
     index_t count;
     end input, output;
+    index_t lanes; /* images at once */
+    index_t size;  /* of a worker's workspace */
+} network;
+
+typedef struct {
+    const network *n;
     const float *images;
     float *results;
-    index_t batch, lanes; /* lanes: images at once */
-    float *work;          /* of all workers */
-    index_t size;         /* of one */
+    index_t batch;
+    float *work; /* of all workers */
     index_t next;
 } run;
 
 static void read_images(const run *r, index_t first, index_t count, float *work) {
-    const end *in = &r->input;
+    const end *in = &r->n->input;
     const index_t image = in->channels * in->rows * in->columns;
     const float *images = r->images + first * image;
     for (index_t c = 0; c < in->channels; c++)
         for (index_t row = 0; row < in->rows; row++) {
             const float *from = images + (c * in->rows + row) * in->columns;
             float *to = work + in->from + c * in->plane + row * in->row;
-            if (r->lanes == 1) {
+            if (r->n->lanes == 1) {
                 memcpy(to, from, (size_t)in->columns * sizeof(float));
                 continue;
             }
@@ -309,13 +346,13 @@ static void read_images(const run *r, index_t first, index_t count, float *work)
 }
 
 static void write_results(const run *r, index_t first, index_t count, const float *work) {
-    const end *out = &r->output;
+    const end *out = &r->n->output;
     const index_t image = out->channels * out->rows * out->columns;
     for (index_t c = 0; c < out->channels; c++)
         for (index_t row = 0; row < out->rows; row++)
             for (index_t column = 0; column < out->columns; column++) {
                 const float *from =
-                    work + out->from + c * out->plane + row * out->row + column * r->lanes;
+                    work + out->from + c * out->plane + row * out->row + column * r->n->lanes;
                 const index_t place = (c * out->rows + row) * out->columns + column;
                 for (index_t i = 0; i < count; i++)
                     r->results[(first + i) * image + place] = from[i];
@@ -324,22 +361,21 @@ static void write_results(const run *r, index_t first, index_t count, const floa
 
 static void work_on_blocks(const void *arguments, index_t worker) {
     run *r = (run *)arguments;
-    float *work = r->work + worker * r->size;
+    const network *n = r->n;
+    float *work = r->work + worker * n->size;
     for (;;) {
-        index_t block = __atomic_fetch_add(&r->next, 1, __ATOMIC_RELAXED), first = block * r->lanes;
+        index_t block = __atomic_fetch_add(&r->next, 1, __ATOMIC_RELAXED), first = block * n->lanes;
         if (first >= r->batch) return;
-        index_t count = least(r->lanes, r->batch - first);
+        index_t count = least(n->lanes, r->batch - first);
         read_images(r, first, count, work);
-        run_steps(r->steps, r->count, work);
+        run_steps(n->steps, n->count, work);
         write_results(r, first, count, work);
     }
 }
 
-EXPORTED void passband_run_chain(const step *steps, index_t count, const end *input,
-                                 const end *output, const float *images, float *results,
-                                 index_t batch, index_t lanes, float *work, index_t size,
-                                 index_t workers) {
-    run r = {steps, count, *input, *output, images, results, batch, lanes, work, size, 0};
+EXPORTED void passband_run_chain(const network *n, const float *images, float *results,
+                                 index_t batch, float *work, index_t workers) {
+    run r = {n, images, results, batch, work, 0};
     in_parallel(work_on_blocks, &r, workers, workers);
 }
 

@@ -1,13 +1,13 @@
 """Whole models in the channel domain, or with DCT coefficients for weights: the handler."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from passband.config import FrequencyRegularization
+from passband.config import FrequencyRegularization, config_from_dict
 from passband.convert.frequency import trace as tracing
 from passband.convert.frequency.budget import corners_at
 from passband.convert.frequency.network import (
@@ -15,14 +15,14 @@ from passband.convert.frequency.network import (
     FrequencyState,
     after_loading,
     frequency_layers,
-    frequency_state,
     read_channels,
     refresh,
     widths,
 )
 from passband.convert.frequency.report import FrequencyLayerReport, FrequencyReport
+from passband.convert.frequency.storage import packed, unpacked
 from passband.convert.frequency.trace import LAYERS, NORMS, Flow, module_of
-from passband.convert.handler import ModelHandler, become, register_handler
+from passband.convert.handler import Filter, Handler, become, register_handler
 from passband.measure.layers import ExampleInput, observe
 from passband.nn.frequency import FrequencyLayer, FrequencyLinear
 from passband.nn.frequency_maps import (
@@ -49,7 +49,7 @@ _MAX_POOL = (
 
 
 @register_handler(FrequencyRegularization)
-class FrequencyHandler(ModelHandler[FrequencyRegularization]):
+class FrequencyHandler(Handler[FrequencyRegularization]):
     """Gives the layers of a model DCT coefficients for weights, of which fewer and fewer are kept.
 
     In the channel domain the model becomes a `FrequencyNetwork`, in place: its graph as torch.fx
@@ -57,11 +57,16 @@ class FrequencyHandler(ModelHandler[FrequencyRegularization]):
     unlike widths.
     """
 
+    changes_tensors = True  # weights become coefficients
+
+    packed = staticmethod(packed)
+    unpacked = staticmethod(unpacked)
+
     def convert_model(
         self,
         model: nn.Module,
-        example_input: ExampleInput | None,
-        filter_fn: Callable[[str, nn.Module], bool] | None,
+        example_input: ExampleInput | None = None,
+        filter_fn: Filter | None = None,
     ) -> FrequencyReport:
         """Convert, or configure anew what is converted already."""
         state = model.__dict__.get("_passband_frequency")
@@ -83,19 +88,37 @@ class FrequencyHandler(ModelHandler[FrequencyRegularization]):
             )
         return self._convert_network(model, example)
 
-    @staticmethod
-    def converts(model: nn.Module) -> bool:
-        """Whether the model has what a conversion leaves."""
-        return "_passband_frequency" in model.__dict__
+    @classmethod
+    def description(cls, model: nn.Module) -> dict[str, Any] | None:
+        """The config, and the shape of the map that the model was traced with."""
+        state = model.__dict__.get("_passband_frequency")
+        if not isinstance(state, FrequencyState):
+            return None
+        return {"config": state.config.to_dict(), "example_shape": state.example_shape}
 
-    @staticmethod
-    def revert_model(model: nn.Module) -> None:
+    @classmethod
+    def convert_as(cls, model: nn.Module, description: Mapping[str, Any] | None) -> None:
+        """Convert, by a map of the shape that the other was traced with."""
+        if description is None:
+            cls.revert_model(model)
+            return
+        config = config_from_dict(dict(description["config"]))
+        assert isinstance(config, FrequencyRegularization)
+        shape = tuple(description["example_shape"])
+        weight = next(model.parameters())
+        example = torch.zeros(shape, dtype=weight.dtype, device=weight.device) if shape else None
+        cls(config).convert_model(model, example)
+
+    @classmethod
+    def revert_model(cls, model: nn.Module) -> None:
         """Ordinary layers with the weights that the coefficients stand for.
 
         Of a network in the channel domain the graph stays, without its transforms. It computes
         something else than the converted network, on maps that are not coefficients.
         """
-        state = frequency_state(model)
+        state = model.__dict__.get("_passband_frequency")
+        if not isinstance(state, FrequencyState):
+            return
         for _, layer in list(frequency_layers(model)):
             become(layer, layer.to_layer())
         if isinstance(model, FrequencyNetwork):
@@ -122,7 +145,7 @@ class FrequencyHandler(ModelHandler[FrequencyRegularization]):
         self,
         model: nn.Module,
         example_input: ExampleInput | None,
-        filter_fn: Callable[[str, nn.Module], bool] | None,
+        filter_fn: Filter | None,
     ) -> FrequencyReport:
         """The spatial domain: other weights, the same network."""
         uses = observe(model, example_input).layers if example_input is not None else {}

@@ -1,10 +1,10 @@
 """What a conversion to frequency regularization did, layer by layer."""
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from passband.config import FrequencyRegularization
+from passband.convert.report import ConversionReport, ReportedLayer
 from passband.measure.table import Column, Table, format_value
 
 _COLUMNS = (
@@ -23,16 +23,13 @@ _SUMS = ("coefficients", "kept", "macs_before", "macs_after")
 
 
 @dataclass(frozen=True)
-class FrequencyLayerReport:
-    """What was done to one layer, and what comes of it when the network has shrunk."""
+class FrequencyLayerReport(ReportedLayer):
+    """What was done to one layer, and what comes of it when the network has shrunk.
 
-    layer: str
-    type: str
-    """Its class before the conversion."""
-    result: str
-    """"converted", or how an operation without a dual acts on coefficients."""
-    reason: str = ""
-    """Of such an operation, what that means."""
+    The result of an operation without a dual is how it acts on coefficients, and the reason what
+    that means.
+    """
+
     inputs: str = ""
     """Channels that it reads in the end, of all: "5 of 64"."""
     outputs: str = ""
@@ -46,28 +43,13 @@ class FrequencyLayerReport:
     macs_after: int | None = None
     """Those of the network when it has shrunk."""
 
-    @property
-    def converted(self) -> bool:
-        """Whether the layer has coefficients for weights now."""
-        return self.result == "converted"
-
 
 @dataclass(frozen=True)
-class FrequencyReport:
-    """What `passband.convert` did with `FrequencyRegularization`; printed, a table."""
+class FrequencyReport(ConversionReport):
+    """What became of a model's weights and operations, and what is left when they have shrunk."""
 
     config: FrequencyRegularization
     layers: tuple[FrequencyLayerReport, ...]
-
-    @property
-    def converted(self) -> tuple[str, ...]:
-        """Names of the converted layers."""
-        return tuple(layer.layer for layer in self.layers if layer.converted)
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """One dictionary per layer, with the fields of `FrequencyLayerReport`."""
-        return [asdict(layer) for layer in self.layers]
 
     @property
     def macs_ratio(self) -> float:
@@ -77,18 +59,11 @@ class FrequencyReport:
 
     @property
     def table(self) -> Table:
-        """The report as a table with totals."""
+        """The layers as a table with totals."""
         totals: dict[str, Any] = dict.fromkeys(column.name for column in _COLUMNS)
         totals["layer"] = "total"
         totals |= {name: self._total(name) for name in _SUMS}
         return Table(_COLUMNS, self.rows, totals, self._notes())
-
-    def __str__(self) -> str:
-        return str(self.table)
-
-    def to_csv(self, path: str | Path | None = None) -> str:
-        """The rows as CSV, written to `path` when one is given."""
-        return self.table.to_csv(path)
 
     def _total(self, name: str) -> int:
         return sum(row[name] for row in self.rows if row[name] is not None)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from passband.convert.frequency.network import FrequencyNetwork, present_channels, widths
@@ -85,20 +84,3 @@ def _norm_channels(model: nn.Module) -> Iterator[tuple[str, list[int]]]:
 
 def _parts(name: str, tensors: dict[str, Tensor]) -> set[str]:
     return {key.removeprefix(name) for key in tensors if key.startswith(name)}
-
-
-def halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of float32 in half precision.
-
-    Raises:
-        ValueError: A number is too large for it.
-    """
-    found = {}
-    for name, tensor in tensors.items():
-        half = tensor.half() if tensor.dtype == torch.float32 else tensor
-        if half is not tensor and not bool(torch.isfinite(half).eq(torch.isfinite(tensor)).all()):
-            raise ValueError(
-                f"{name} has numbers beyond 65504, which half precision has not; use half=False"
-            )
-        found[name] = half
-    return found

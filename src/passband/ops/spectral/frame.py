@@ -3,12 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from passband.ops.band_limited_conv import matmul
 from passband.ops.band_limited_conv.geometry import ConvGeometry
+from passband.ops.spectral.native import kernels
+from passband.ops.spectral.native.kernels import BinsTable
+from passband.ops.tracing import is_evaluated_eagerly
 from passband.spectrum.band import Band, band_from_compression, full_band, is_self_conjugate
 from passband.spectrum.constants import cached_constant
 from passband.spectrum.dft import hermitian_packing, linear_map
@@ -70,6 +74,10 @@ class Frame:
         """The spectrum (2, F, B, C) of maps (B, C, n1, ..)."""
         return linear_map(maps, self._analyze, self._analyze_adjoint)
 
+    def from_map_adjoint(self, spectrum: Tensor) -> Tensor:
+        """The maps that are the adjoint of `from_map` at a spectrum: a gradient's way back."""
+        return self._analyze_adjoint(spectrum)
+
     def to_real(self, spectrum: Tensor) -> Tensor:
         """The coefficients (frequencies, B, C) in the real Fourier basis, as operators take them.
 
@@ -81,14 +89,29 @@ class Frame:
         """The maps (B, C, n1, ..), without the padding."""
         return linear_map(spectrum, self._synthesize, self._synthesize_adjoint)
 
+    def to_map_adjoint(self, maps: Tensor) -> Tensor:
+        """The spectrum that is the adjoint of `to_map` at maps: a gradient's way back."""
+        return self._synthesize_adjoint(maps)
+
     def mean(self, spectrum: Tensor) -> Tensor:
         """The means (B, C) of the maps: frequency zero."""
         return spectrum[0, 0] * (math.sqrt(math.prod(self.grid)) / math.prod(self.size))
 
     @property
-    def _geometry(self) -> ConvGeometry:
+    def geometry(self) -> ConvGeometry:
+        """Of a convolution with one tap, whose transforms are these."""
         one = (1,) * len(self.size)
         return ConvGeometry(self.size, self.padding, one, one, one, 1, self.grid, self.kept)
+
+    @property
+    def analysis_table(self) -> BinsTable:
+        """How the kernels make `from_map`'s coefficients of real ones."""
+        return _tables(self.band)[0]
+
+    @property
+    def synthesis_table(self) -> BinsTable:
+        """How the kernels make real coefficients of those that `to_map` is given."""
+        return _tables(self.band)[1]
 
     def _pack(self, coefficients: Tensor) -> Tensor:
         real, imag = hermitian_packing(self.band, coefficients.dtype, coefficients.device).pack(
@@ -104,22 +127,46 @@ class Frame:
         return self._pack(coefficients) / self._weights(coefficients)
 
     def _analyze(self, maps: Tensor) -> Tensor:
-        coefficients = matmul.analyze(maps, self._geometry)
+        coefficients = _to_real(maps, self.geometry)
         return self._pack(coefficients) * self._weights(coefficients)
 
     def _analyze_adjoint(self, spectrum: Tensor) -> Tensor:
         real, imag = spectrum * self._weights(spectrum)
         packing = hermitian_packing(self.band, spectrum.dtype, spectrum.device)
-        return matmul.analyze_adjoint(packing.unpack(real, imag), self._geometry)
+        return _to_maps(packing.unpack(real, imag), self.geometry)
 
     def _synthesize(self, spectrum: Tensor) -> Tensor:
-        return matmul.analyze_adjoint(self._unpack(spectrum), self._geometry)
+        return _to_maps(self._unpack(spectrum), self.geometry)
 
     def _synthesize_adjoint(self, maps: Tensor) -> Tensor:
-        return self._unpack_adjoint(matmul.analyze(maps, self._geometry))
+        return self._unpack_adjoint(_to_real(maps, self.geometry))
 
     def _weights(self, like: Tensor) -> Tensor:
         return _orthonormal_weights(self.band, like.dtype, like.device)
+
+
+def _to_real(maps: Tensor, geometry: ConvGeometry) -> Tensor:
+    """The transform of maps to real coefficients, by compiled kernels where they apply."""
+    if is_evaluated_eagerly() and kernels.suits(len(geometry.size), maps):
+        return kernels.analyze(maps, geometry)
+    return matmul.analyze(maps, geometry)
+
+
+def _to_maps(coefficients: Tensor, geometry: ConvGeometry) -> Tensor:
+    """The transform of real coefficients to maps."""
+    if is_evaluated_eagerly() and kernels.suits(len(geometry.size), coefficients):
+        maps = coefficients.new_empty(*coefficients.shape[1:], *geometry.size)
+        kernels.synthesize(coefficients, maps, geometry)
+        return maps
+    return matmul.analyze_adjoint(coefficients, geometry)
+
+
+@lru_cache(maxsize=512)
+def _tables(band: Band) -> tuple[BinsTable, BinsTable]:
+    """The tables of analysis and of synthesis."""
+    rows, weights = hermitian_packing(band, torch.float64).terms()
+    own = _orthonormal_weights(band, torch.float64, torch.device("cpu")).view(-1, 1).numpy()
+    return BinsTable(rows, weights * own), BinsTable(rows, weights / own)
 
 
 @cached_constant

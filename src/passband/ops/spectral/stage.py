@@ -19,16 +19,20 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from passband.spectrum.packed import PackedSpectrum, gather, pack, scatter, unpack
-
-UNIT_IMAGES = 8
-"""Images packed together; a stage takes one such unit at a time, or several."""
-
-DENSE_BYTES = 8 << 20
-"""What the largest dense tensor of a stage should not exceed, where its images can be split."""
+from passband.ops.spectral.codec import SPECTRA
+from passband.ops.spectral.sources import (
+    Sources,
+    StageOptions,
+    bare,
+    run_needs,
+    unit_sizes,
+)
+from passband.spectrum.packed import PackedSpectrum, gather, unpack
 
 StageFunction: TypeAlias = Callable[[list[Tensor], Sequence[Tensor | None], bool], Tensor]
-"""From dense spectra or maps, parameters, and whether this is the forward pass, to a spectrum."""
+"""From dense spectra or maps, parameters, and whether this is the forward pass, to one of them.
+
+In the backward pass the values of the result are not needed, only its gradient's way back."""
 
 
 @dataclass(frozen=True)
@@ -66,25 +70,6 @@ class StoredSpectrum:
 
 Source: TypeAlias = "StoredSpectrum | Tensor"
 """What a stage reads: a stored spectrum, or maps (B, C, n1, ..), which are kept as they are."""
-
-
-@dataclass(frozen=True)
-class StageOptions:
-    """How a stage runs and stores.
-
-    Args:
-        storage: How values are stored; see `passband.spectrum.packed.pack`.
-        sparse: Whether the result has zeros to leave out.
-        splits: Whether the images are independent of each other.
-        image_bytes: Of one image, the largest dense tensor.
-        packs: Whether the result is a spectrum to be packed, or maps that stay.
-    """
-
-    storage: str = "float32"
-    sparse: bool = True
-    splits: bool = True
-    image_bytes: int = 0
-    packs: bool = True
 
 
 def run_stage(
@@ -142,16 +127,16 @@ class _Stage(torch.autograd.Function):
         ctx.autocast = _autocast_state(tensors)
         results: list[PackedSpectrum] = []
         maps_made: list[Tensor] = []
-        sources = _Sources(shapes, [m for m in given if m is not None], options)
+        sources = Sources(shapes, [m for m in given if m is not None], options)
         for images in sources.groups():
             dense = function(images.dense(), parameters, True)
             if options.packs:
-                results += _pack_units(dense, options)
+                results += _encode(dense, sources.images[images.first : images.last], options)
             else:
                 maps_made.append(dense)
         bits = [unit.bits for unit in results]
         ctx.save_for_backward(*sources.tensors(), *bits, *given, *parameters)
-        ctx.sources, ctx.results = sources.without_tensors(), [_bare(unit) for unit in results]
+        ctx.sources, ctx.results = sources.without_tensors(), [bare(unit) for unit in results]
         ctx.set_materialize_grads(False)
         if not options.packs:
             return maps_made[0] if len(maps_made) == 1 else torch.cat(maps_made)
@@ -179,13 +164,15 @@ class _Stage(torch.autograd.Function):
         for images in sources.groups():
             dense = [
                 d.detach().requires_grad_(need)
-                for d, need in zip(images.dense(), _source_needs(sources, needs), strict=True)
+                for d, need in zip(images.dense(), run_needs(sources, needs), strict=True)
             ]
             with torch.enable_grad(), ctx.autocast():
                 result = ctx.function(dense, leaves, False)
             if ctx.options.packs:
                 own = list(zip(ctx.results, bits, grads, strict=True))
-                cotangent = _scatter_units(own[place : place + images.units], result.device)
+                units = [(u, b, g) for u, b, g in own[place : place + images.units]]
+                cotangent = ctx.options.writes.encode_adjoint(units, result.device)
+                cotangent = cotangent.to(result.dtype)
                 place += images.units
             else:
                 cotangent = first.narrow(0, place, len(result))
@@ -211,16 +198,16 @@ class _Stage(torch.autograd.Function):
 class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spectrum: Tensor, options: StageOptions) -> Any:
-        units = _pack_units(spectrum, options)
+        units = _encode(spectrum, unit_sizes(spectrum.shape[2]), replace(options, writes=SPECTRA))
         ctx.save_for_backward(*(unit.bits for unit in units))
-        ctx.units, ctx.device = [_bare(unit) for unit in units], spectrum.device
+        ctx.units, ctx.device = [bare(unit) for unit in units], spectrum.device
         ctx.set_materialize_grads(False)
         return (tuple(units), *(_placeholder(unit) for unit in units))
 
     @staticmethod
     def backward(ctx: Any, _: Any, *grads: Tensor | None) -> Any:
         own = list(zip(ctx.units, ctx.saved_tensors, grads, strict=True))
-        return _scatter_units(own, ctx.device), None
+        return SPECTRA.encode_adjoint(own, ctx.device), None
 
 
 class _Unpack(torch.autograd.Function):
@@ -237,136 +224,8 @@ class _Unpack(torch.autograd.Function):
         return None, *found
 
 
-class _Sources:
-    """What a stage reads, by groups of images. Its tensors can be taken out, and put back."""
-
-    def __init__(self, shapes: Any, maps: list[Tensor], options: StageOptions) -> None:
-        self.shapes: list[tuple[PackedSpectrum, ...] | None] = shapes
-        self.maps: list[Any] = maps
-        self.options = options
-        first = next((units for units in shapes if units is not None), None)
-        batch = sum(u.shape[2] for u in first) if first is not None else maps[0].shape[0]
-        self.images = _unit_sizes(batch, options) if first is None else [u.shape[2] for u in first]
-
-    def tensors(self) -> list[Tensor | None]:
-        return [t for units in self.shapes if units is not None for t in _tensors(units)]
-
-    def without_tensors(self) -> "_Sources":
-        shapes = [None if u is None else tuple(map(_bare, u)) for u in self.shapes]
-        bare = _Sources.__new__(_Sources)
-        bare.__dict__.update(self.__dict__, shapes=shapes, maps=[])
-        return bare
-
-    def with_tensors(self, saved: list[Tensor | None]) -> "_Sources":
-        whole = _Sources.__new__(_Sources)
-        shapes = [
-            None if units is None else tuple(_dressed(unit, saved) for unit in units)
-            for units in self.shapes
-        ]
-        whole.__dict__.update(self.__dict__, shapes=shapes)
-        return whole
-
-    def groups(self) -> Iterator["_Group"]:
-        """As many units at a time as the bytes allow."""
-        most = max(1, DENSE_BYTES // max(1, self.options.image_bytes))
-        first = 0
-        while first < len(self.images):
-            last = first + 1
-            while last < len(self.images) and (
-                not self.options.splits or sum(self.images[first : last + 1]) <= most
-            ):
-                last += 1
-            yield _Group(self, first, last)
-            first = last
-
-    def placeholder_gradients(self, found: list[list[Tensor | None]]) -> list[Tensor | None]:
-        return [
-            grad
-            for units, own in zip(self.shapes, found, strict=True)
-            if units is not None
-            for grad in own
-        ]
-
-    def map_gradients(self, found: list[list[Tensor | None]]) -> list[Tensor | None]:
-        grads = []
-        for units, own in zip(self.shapes, found, strict=True):
-            if units is None:
-                known = [g for g in own if g is not None]
-                grads.append(torch.cat(known) if known else None)
-        return grads
-
-
-class _Group:
-    """Some of the units of a stage's sources."""
-
-    def __init__(self, sources: _Sources, first: int, last: int) -> None:
-        self.sources, self.first, self.last = sources, first, last
-
-    @property
-    def units(self) -> int:
-        """How many."""
-        return self.last - self.first
-
-    def dense(self) -> list[Tensor]:
-        """Each source's spectrum (2, F, b, C), or maps (b, C, n1, ..), of these images."""
-        start = sum(self.sources.images[: self.first])
-        count = sum(self.sources.images[self.first : self.last])
-        maps = iter(self.sources.maps)
-        return [
-            next(maps).narrow(0, start, count)
-            if units is None
-            else _join(units[self.first : self.last])
-            for units in self.sources.shapes
-        ]
-
-    def collect(
-        self, dense: list[Tensor], found: list[Tensor | None], out: list[list[Tensor | None]]
-    ) -> None:
-        """Sort the gradients of the dense inputs by source and unit, packed as the inputs are."""
-        for units, tensor, own in zip(self.sources.shapes, dense, out, strict=True):
-            grad = found.pop(0) if tensor.requires_grad else None
-            if units is None:
-                own.append(grad)
-                continue
-            chosen = units[self.first : self.last]
-            if grad is None:
-                own += [None] * len(chosen)
-                continue
-            parts = torch.split(grad, [unit.shape[2] for unit in chosen], 2)
-            own += [gather(g, unit.bits) for g, unit in zip(parts, chosen, strict=True)]
-
-
-def _unit_sizes(batch: int, options: StageOptions) -> list[int]:
-    """Images per unit: all of them where a stage needs them together, otherwise a few."""
-    return [min(UNIT_IMAGES, batch - start) for start in range(0, batch, UNIT_IMAGES)]
-
-
-def _pack_units(dense: Tensor, options: StageOptions) -> list[PackedSpectrum]:
-    images = _unit_sizes(dense.shape[2], options)
-    return [
-        pack(part.contiguous(), options.storage, options.sparse)
-        for part in torch.split(dense.detach(), images, 2)
-    ]
-
-
-def _join(units: Sequence[PackedSpectrum]) -> Tensor:
-    return unpack(units[0]) if len(units) == 1 else torch.cat([unpack(unit) for unit in units], 2)
-
-
-def _tensors(units: Sequence[PackedSpectrum]) -> list[Tensor | None]:
-    return [t for unit in units for t in (unit.values, unit.bits, unit.scale)]
-
-
-def _bare(unit: PackedSpectrum) -> PackedSpectrum:
-    """Without its tensors, which autograd keeps; those that are None stay so."""
-    nothing: Any = None
-    return replace(unit, values=nothing, bits=None, scale=None)
-
-
-def _dressed(unit: PackedSpectrum, saved: list[Tensor | None]) -> PackedSpectrum:
-    values, bits, scale = (saved.pop(0) for _ in range(3))
-    assert values is not None
-    return replace(unit, values=values, bits=bits, scale=scale)
+def _encode(dense: Tensor, images: list[int], options: StageOptions) -> list[PackedSpectrum]:
+    return options.writes.encode(dense.detach(), images, options.storage, options.sparse)
 
 
 def _placeholder(unit: PackedSpectrum) -> Tensor:
@@ -374,34 +233,10 @@ def _placeholder(unit: PackedSpectrum) -> Tensor:
     return torch.zeros((), dtype=unit.dtype, device=unit.values.device).expand(2, unit.count)
 
 
-def _scatter_units(
-    own: Sequence[tuple[PackedSpectrum, Tensor | None, Tensor | None]], device: torch.device
-) -> Tensor:
-    """The dense gradient (2, F, b, C) of some units."""
-    parts = [
-        torch.zeros(unit.shape, dtype=unit.dtype, device=device)
-        if grad is None
-        else scatter(grad, bits, unit.shape)
-        for unit, bits, grad in own
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
-
-
-def _source_needs(sources: _Sources, needs: Sequence[bool]) -> list[bool]:
-    """Whether each source's gradient is asked for."""
-    units = sum(len(u) for u in sources.shapes if u is not None)
-    of_units, of_maps = iter(needs[:units]), iter(needs[units:])
-    wanted = []
-    for shape in sources.shapes:
-        own = [next(of_units) for _ in shape] if shape is not None else [next(of_maps)]
-        wanted.append(any(own))
-    return wanted
-
-
 def _add(sums: list[Tensor | None], index: int, grad: Tensor | None) -> None:
     known = sums[index]
     if grad is not None:
-        sums[index] = grad if known is None else known + grad
+        sums[index] = grad if known is None else known.add_(grad)  # no gradient is another's
 
 
 def _autocast_state(tensors: Sequence[Tensor | None]) -> Callable[[], AbstractContextManager[Any]]:

@@ -1,0 +1,347 @@
+"""SpecNet beside its twins and the other ways to save memory: accuracy of runs, and training steps.
+
+    python benchmarks/specnet.py accuracy RUNS [RUNS ...]   # what finished runs reached: a CSV
+    python benchmarks/specnet.py kept [--runs RUNS ...]     # memory of training steps: another
+    python benchmarks/specnet.py time [--runs RUNS ...]     # mean, peak and time, added to it
+    python benchmarks/specnet.py figures RUNS [RUNS ...]    # curves of them, for docs/specnet.md
+
+RUNS are the run folders of `passband study specnet` (OUT/runs), or of `passband train`. `kept`
+takes a SpecNet's weights from the run that has its network, mode and threshold, since what is kept
+depends on them; where there is none the weights are the first ones, and the table says so.
+
+Kept: bytes that the forward pass leaves for the backward pass, every bit and unit included. Mean
+and peak: allocated over a step (forward, loss, backward, SGD with momentum) above what was there
+before it, the weights' gradients included. RSS: by how much a fresh process grows over two steps.
+Steps are timed in turn, in one process. CIFAR-10 from PASSBAND_DATA, in batches of 64.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from machine import RESULTS, provenance, write_result
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
+import passband as pb
+from passband.bench.machine import file_stem
+from passband.data import load_dataset
+from passband.measure.memory import allocated_bytes, saved_bytes
+from passband.measure.timing import alternate
+from passband.networks import create_model
+from passband.networks.specnet import DenseLayer
+from passband.train import load_run
+
+NETWORKS = ("specvgg16", "specdensenet")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a network is trained with less memory, or its twin."""
+
+    name: str
+    config: pb.SpecNet | pb.BandLimit | None = None
+    batch_norm: bool = False
+    autocast: bool = False
+    checkpointed: str | None = None
+
+
+def ways(network: str) -> list[Way]:
+    """The rows of a network's table, the twin first."""
+    dense = network == "specdensenet"
+    pool = "average" if dense else "max"
+    on_map = partial(pb.SpecNet, activation="relu", pool=pool)
+    exact = pb.BandLimit(compression=0.5, memory="exact")
+    found = [
+        Way("twin"),
+        Way("twin, batch norm", batch_norm=True),
+        Way("twin, checkpointed", checkpointed="segments"),
+        Way("twin, bf16", autocast=True),
+        *([Way("twin, memory-efficient", checkpointed="dense layers")] if dense else []),
+        Way("exact-memory band-limited, batch norm", exact, batch_norm=True),
+        *(Way(f"relu on the map, beta {beta:g}", on_map(beta)) for beta in (0.5, 1.0)),
+        Way("relu, int8, beta 1", on_map(1.0, storage="int8")),
+        Way("relu, batch norm kept, beta 1", on_map(1.0, batch_norm="keep"), batch_norm=True),
+        Way("spectral-tanh, beta 1", pb.SpecNet(1.0)),
+    ]
+    return found
+
+
+@cache
+def images(batch: int) -> tuple[Tensor, Tensor]:
+    """The first images of CIFAR-10 and their labels."""
+    data = load_dataset("cifar10")
+    items = [data.train[i] for i in range(batch)]
+    return torch.stack([x for x, _ in items]), torch.tensor([label for _, label in items])
+
+
+class Step:
+    """A training step."""
+
+    def __init__(
+        self, network: str, way: Way, batch: tuple[Tensor, Tensor], runs: dict[str, Path]
+    ) -> None:
+        torch.manual_seed(0)
+        name = f"{network}-bn" if way.batch_norm else network
+        self.way = way
+        run = runs.get(key(name, way.config)) if isinstance(way.config, pb.SpecNet) else None
+        self.weights = "first" if run is None else "trained"
+        self.x, self.labels = batch
+        if run is not None:
+            self.model = load_run(run)[0]
+        else:
+            self.model = create_model(name, num_classes=10, in_channels=3, input_size=(32, 32))
+            if way.config is not None:
+                pb.convert(self.model, way.config, self.x[:2])
+        self.model.train()
+        if way.checkpointed == "dense layers":
+            for layer in self.model.modules():
+                if isinstance(layer, DenseLayer):
+                    layer.forward = partial(_checkpointed, layer)  # type: ignore[method-assign]
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0, momentum=0.95)
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+
+    def forward(self) -> Tensor:
+        """The loss."""
+        with torch.autocast("cpu", torch.bfloat16) if self.way.autocast else nullcontext():
+            if self.way.checkpointed == "segments":
+                layers = list(self.model.children())
+                parts = max(2, round(len(layers) ** 0.5))
+                scores = checkpoint_sequential(
+                    layers, parts, self.x.detach().requires_grad_(), use_reentrant=False
+                )
+            else:
+                scores = self.model(self.x)
+            return F.cross_entropy(scores.float(), self.labels)
+
+    def __call__(self) -> None:
+        """Run it."""
+        self.optimizer.zero_grad()
+        self.forward().backward()
+        self.optimizer.step()
+
+
+def _checkpointed(layer: DenseLayer, x: Tensor) -> Tensor:
+    """What torchvision's `memory_efficient` does: the layer's maps are computed again."""
+    return checkpoint(partial(DenseLayer.forward, layer), x, use_reentrant=False)
+
+
+def key(model: str, config: pb.SpecNet) -> str:
+    """What a run must have in common with a way."""
+    return f"{model} {config.activation} {config.threshold:g} {config.storage} {config.batch_norm}"
+
+
+def runs_in(folders: list[Path]) -> Iterator[tuple[Path, dict[str, Any], dict[str, Any]]]:
+    """Finished runs with their config and result."""
+    for folder in folders:
+        for result in sorted(folder.glob("*/result.json")):
+            config = json.loads((result.parent / "config.json").read_text())
+            yield result.parent, config["config"], json.loads(result.read_text())
+
+
+def trained(folders: list[Path]) -> dict[str, Path]:
+    """Runs of SpecNets by `key`."""
+    found = {}
+    for run, _, _ in runs_in(folders):
+        config = load_run(run)[1]
+        if config.method == "specnet":
+            found[key(config.model, config.spec_net)] = run
+    return found
+
+
+def measure(network: str, batch: int, runs: list[Path]) -> list[dict[str, Any]]:
+    """A row for each way to train a network: kept and resident bytes."""
+    rows: list[dict[str, Any]] = []
+    for way in ways(network):
+        step = Step(network, way, images(batch), trained(runs))
+        row = {"network": network, "method": way.name, "batch": batch, "weights": step.weights}
+        kept = saved_bytes(step.forward, step.model)
+        row |= {"kept_bytes": kept, "resident_bytes": _resident(network, way.name, batch, runs)}
+        rows.append(row)
+        print(row, file=sys.stderr, flush=True)
+    return _relative(rows, ("kept", "resident"))
+
+
+def add_times(rows: list[dict[str, Any]], rounds: int, runs: list[Path]) -> list[dict[str, Any]]:
+    """The rows with mean and peak bytes of a step, and its time."""
+    network, batch = rows[0]["network"], int(rows[0]["batch"])
+    steps = [Step(network, way, images(batch), trained(runs)) for way in ways(network)]
+    for row, step in zip(rows, steps, strict=True):
+        step()
+        allocated = allocated_bytes(step)
+        row |= {"mean_bytes": allocated.mean, "peak_bytes": allocated.peak}
+        step.optimizer.zero_grad()
+    for row, seconds in zip(rows, alternate(steps, rounds, warm_up=1), strict=True):
+        row["step_seconds"] = seconds
+        row["time"] = seconds / rows[0]["step_seconds"]
+    return _relative(rows, ("mean", "peak"))
+
+
+def _relative(rows: list[dict[str, Any]], names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """With each of these as a fraction of the first row's."""
+    for row in rows:
+        row |= {name: row[f"{name}_bytes"] / rows[0][f"{name}_bytes"] for name in names}
+        row |= provenance()
+    return rows
+
+
+def _resident(network: str, way: str, batch: int, runs: list[Path]) -> int:
+    with NamedTemporaryFile(suffix=".npz") as file:
+        x, labels = images(batch)
+        np.savez(file, x=x.numpy(), labels=labels.numpy())
+        file.flush()
+        words = ["resident", network, way, file.name, *map(str, runs)]
+        done = subprocess.run(
+            [sys.executable, __file__, *words], capture_output=True, text=True, check=True
+        )
+    return int(done.stdout.splitlines()[-1])
+
+
+def resident_growth(network: str, way: str, file: Path, runs: list[Path]) -> int:
+    """By how much this process grows over two steps, on Linux."""
+    with np.load(file) as arrays:
+        x, labels = (torch.from_numpy(arrays[name]) for name in ("x", "labels"))
+    chosen = next(w for w in ways(network) if w.name == way)
+    step = Step(network, chosen, (x, labels), trained(runs))
+    Path("/proc/self/clear_refs").write_text("5")  # the highest size is that of now
+    before = _status("VmRSS")
+    step()
+    step()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    text = Path("/proc/self/status").read_text()
+    return 1024 * int(text.partition(f"{name}:")[2].split()[0])
+
+
+def _method(config: dict[str, Any]) -> tuple[str, float | str]:
+    """What a run's row is called, and its threshold."""
+    norm = config["model"].endswith("-bn")
+    if config["method"] == "native":
+        return "twin, batch norm" if norm else "twin", ""
+    words = [config["activation"]]
+    words += ["learned scale"] if config["learned_scale"] else []
+    words += [f"pool {config['pool']}", *(["batch norm kept"] if norm else [])]
+    words += [config["storage"]] if config["storage"] != "float32" else []
+    return ", ".join(words), config["threshold"]
+
+
+def accuracy(folders: list[Path]) -> list[dict[str, Any]]:
+    """A row for each finished run, twins first, beside the twin that has batch norm as it has."""
+    found = []
+    for _, config, result in runs_in(folders):
+        method, beta = _method(config)
+        found.append(
+            {
+                "network": config["model"].removesuffix("-bn"),
+                "method": method,
+                "beta": beta,
+                "accuracy": result["test_accuracy"],
+                "zero": result.get("realised_compression") or "",
+                "kept_bytes": result["saved_bytes"],
+                "epochs": config["epochs"],
+                "batch_size": config["batch_size"],
+                "lr": config["lr"],
+                "train_samples": result["train_samples"],
+                "test_samples": result["test_samples"],
+                "parameters": result["parameters"],
+            }
+        )
+    found.sort(
+        key=lambda r: (
+            r["network"], r["train_samples"], r["method"] != "twin",
+            not r["method"].startswith("twin"), r["method"], r["beta"] or 0,
+        )
+    )  # fmt: skip
+    twins = {
+        (r["network"], r["train_samples"], "norm" in r["method"]): r
+        for r in found
+        if r["method"].startswith("twin")
+    }
+    for row in found:
+        twin = twins[row["network"], row["train_samples"], "norm" in row["method"]]
+        row["lost"] = twin["accuracy"] - row["accuracy"]
+        row["kept"] = row["kept_bytes"] / twin["kept_bytes"]
+        row |= provenance()
+    return found
+
+
+def draw(network: str, folders: list[Path]) -> None:
+    """Accuracy and memory against the threshold, and learning curves, as SVG files of the docs."""
+    from passband.report.figures import against_threshold, learning_curves
+    from passband.report.run_report import read_metrics
+    from passband.train.run_folder import RunFolder
+
+    rows = [row for row in accuracy(folders) if row["network"] == network]
+    methods: dict[str, dict[float, tuple[float, float]]] = {}
+    for row in rows:
+        if row["beta"] != "":
+            points = methods.setdefault(row["method"], {})
+            points[row["beta"]] = (row["accuracy"], row["kept"])
+    methods = {name: points for name, points in methods.items() if len(points) > 1}
+    title, docs = f"{network}: accuracy and memory against beta", RESULTS.parents[1] / "docs"
+    figure = against_threshold(methods, title=title, accuracy=rows[0]["accuracy"])
+    figure.savefig(docs / f"{network}-threshold.svg", metadata={"Date": None})
+    curves = {
+        f"{found[0]} {found[1]}".strip(): read_metrics(RunFolder(run).metrics)
+        for run, config, _ in runs_in(folders)
+        if (found := _method(config))[1] in ("", 1.0) and config["model"] == network
+    }
+    figure = learning_curves(curves, title=f"{network}: learning curves, beta 1 and the twin")
+    figure.savefig(docs / f"{network}-learning.svg", metadata={"Date": None})
+
+
+def main() -> None:
+    """Collect or measure what was asked for, and write its CSV."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    reached = commands.add_parser("accuracy", help="what finished runs reached")
+    reached.add_argument("runs", nargs="+", type=Path)
+    kept = commands.add_parser("kept", help="memory of training steps")
+    kept.add_argument("--batch", type=int, default=64)
+    time = commands.add_parser("time", help="add to it what changes with the load")
+    time.add_argument("--rounds", type=int, default=3, help="timed steps of each")
+    for command in (kept, time):
+        command.add_argument("--runs", nargs="*", type=Path, default=[])
+        command.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
+    figures = commands.add_parser("figures", help="curves of finished runs, for the docs")
+    figures.add_argument("runs", nargs="+", type=Path)
+    figures.add_argument("--network", default="speclenet")
+    one = commands.add_parser("resident", help="growth of a process: what `kept` starts")
+    for word in ("network", "way", "file"):
+        one.add_argument(word)
+    one.add_argument("runs", nargs="*", type=Path)
+    given = parser.parse_args()
+    if given.command == "resident":
+        print(resident_growth(given.network, given.way, given.file, given.runs))
+    elif given.command == "figures":
+        draw(given.network, given.runs)
+    elif given.command == "accuracy":
+        write_result("accuracy-specnet", accuracy(given.runs))
+    else:
+        for name in given.networks:
+            if given.command == "kept":
+                rows = measure(name, given.batch, given.runs)
+            else:
+                with (RESULTS / f"{file_stem(f'memory-{name}')}.csv").open(newline="") as stream:
+                    rows = add_times(list(csv.DictReader(stream)), given.rounds, given.runs)
+            write_result(f"memory-{name}", rows)
+
+
+if __name__ == "__main__":
+    main()

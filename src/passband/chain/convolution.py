@@ -1,0 +1,265 @@
+"""Convolutions as steps of the native engine: sums of shifted inputs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from passband.chain.steps import (
+    CONVOLVE,
+    INTERLEAVE,
+    PHASES,
+    Place,
+    Step,
+    Steps,
+    UnsupportedError,
+    numbers,
+)
+
+_MOST_OUTPUTS = 8
+
+Written = tuple[Place, list[Step]]
+"""Where a result lies, and the steps that give its values, before they are moved there."""
+
+
+def convolution(steps: Steps, conv: nn.Conv2d, source: Place, rows: int, columns: int) -> Written:
+    """The steps of a convolution to maps of that size.
+
+    Raises:
+        UnsupportedError: There are none for one of its options.
+    """
+    if conv.padding_mode != "zeros" or len({*conv.stride, *conv.stride}) != 1:
+        raise UnsupportedError(f"Conv2d with padding_mode {conv.padding_mode}")
+    to = steps.map(conv.out_channels, rows, columns)
+    if steps.lanes == 1:
+        layout = _plane_layout(steps, conv, source, to)
+    else:
+        layout = _image_layout(steps, conv, source)
+    per_group = conv.out_channels // conv.groups
+    written = []
+    for group in range(conv.groups):
+        chosen = slice(group * per_group, (group + 1) * per_group)
+        bias = None if conv.bias is None else conv.bias[chosen]
+        taps = conv.in_channels // conv.groups
+        written.append(
+            products(
+                steps,
+                layout.shifts(range(group * taps, (group + 1) * taps), conv),
+                conv.weight[chosen],
+                bias,
+                layout.source,
+                replace(to, start=to.start + group * per_group * to.plane, channels=per_group),
+                **layout.strides,
+            )
+        )
+    return to, written
+
+
+def transposed_convolution(
+    steps: Steps, conv: nn.ConvTranspose2d, source: Place, rows: int, columns: int
+) -> Written:
+    """The steps of a transposed convolution to maps of that size.
+
+    Of stride s it is s * s convolutions, each with some of the taps, whose results lie between each
+    other's. Many images are written there; of one image each result is a map of its own before, so
+    that neighbours are computed together.
+
+    Raises:
+        UnsupportedError: There are none for one of its options.
+    """
+    stride = _stride(conv)
+    if conv.groups > 1:
+        raise UnsupportedError("ConvTranspose2d with groups")
+    to = steps.map(conv.out_channels, rows, columns)
+    parts = to if steps.lanes > 1 else _parts(steps, source, to, stride)
+    written = []
+    for down in range(stride):
+        for right in range(stride):
+            taps_down = _transposed_taps(conv, 0, down)
+            taps_right = _transposed_taps(conv, 1, right)
+            weight = conv.weight.transpose(0, 1)
+            weight = weight[:, :, [tap for tap, _ in taps_down]]
+            weight = weight[..., [tap for tap, _ in taps_right]]
+            shifts = [
+                channel * source.plane + row * source.row + column * steps.lanes
+                for channel in range(source.channels)
+                for _, row in taps_down
+                for _, column in taps_right
+            ]
+            if steps.lanes > 1:
+                place = replace(to, start=to.start + down * to.row + right * steps.lanes)
+                strides = {
+                    "rows": -(-(rows - down) // stride),
+                    "columns": -(-(columns - right) // stride),
+                    "to_row": stride * to.row,
+                    "to_column": stride * steps.lanes,
+                }
+            else:
+                part = (down * stride + right) * to.channels
+                place = replace(parts, start=parts.start + part * parts.plane, channels=to.channels)
+                strides = steps.one_row(parts)
+            written.append(products(steps, shifts, weight, conv.bias, source, place, **strides))
+    if steps.lanes == 1:
+        steps.add(INTERLEAVE, parts, to, size=stride)
+    return to, written
+
+
+def transposed_border(conv: nn.ConvTranspose2d) -> int:
+    """How far beyond the edges of its input a transposed convolution reads."""
+    stride = _stride(conv)
+    beyond = (
+        int(conv.dilation[i]) * (int(conv.kernel_size[i]) - 1)
+        + int(conv.output_padding[i])
+        - int(conv.padding[i])
+        for i in (0, 1)
+    )
+    return max(0, *(reach // stride for reach in beyond))
+
+
+def _transposed_taps(conv: nn.ConvTranspose2d, axis: int, phase: int) -> list[tuple[int, int]]:
+    """The taps of every s-th output from a phase on, each with its shift in the input.
+
+    Tap t of input i adds to the output ``s i + d t - p``.
+    """
+    stride, padding = int(conv.stride[axis]), int(conv.padding[axis])
+    dilation = int(conv.dilation[axis])
+    offsets = [phase + padding - dilation * tap for tap in range(int(conv.kernel_size[axis]))]
+    return [(t, offset // stride) for t, offset in enumerate(offsets) if offset % stride == 0]
+
+
+def _stride(conv: nn.ConvTranspose2d) -> int:
+    if len({int(stride) for stride in conv.stride}) != 1:
+        raise UnsupportedError("ConvTranspose2d with unlike strides")
+    return int(conv.stride[0])
+
+
+def _parts(steps: Steps, source: Place, to: Place, stride: int) -> Place:
+    """Every s-th row and column of the result, in rows as long as those of the input."""
+    rows, columns = -(-to.rows // stride), -(-to.columns // stride)
+    if columns > source.row:
+        raise UnsupportedError("ConvTranspose2d of one image with so much padding of its output")
+    plane = rows * source.row + steps.width
+    channels = stride * stride * to.channels
+    parts = Place(steps.size, channels, rows, columns, plane, source.row, channels)
+    steps.size += channels * plane
+    return parts
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a convolution goes through its input."""
+
+    source: Place
+    shift: Callable[[int, int, int], int]
+    strides: dict[str, Any]
+
+    def shifts(self, channels: range, conv: nn.Conv2d) -> list[int]:
+        """The shift of each tap: input channel, row, column of the kernel."""
+        rows, columns = conv.kernel_size
+        (down, right) = conv.dilation
+        return [
+            self.shift(channel, row * int(down), column * int(right))
+            for channel in channels
+            for row in range(int(rows))
+            for column in range(int(columns))
+        ]
+
+
+def _image_layout(steps: Steps, conv: nn.Conv2d, source: Place) -> _Layout:
+    before, stride = padding(conv), int(conv.stride[0])
+
+    def shift(channel: int, row: int, column: int) -> int:
+        down, right = row - before, column - before
+        return channel * source.plane + down * source.row + right * steps.lanes
+
+    strides = {"source_row": stride * source.row, "source_column": stride * steps.lanes}
+    return _Layout(source, shift, strides)
+
+
+def _plane_layout(steps: Steps, conv: nn.Conv2d, source: Place, to: Place) -> _Layout:
+    before, stride = padding(conv), int(conv.stride[0])
+    strides = steps.one_row(to) | {"inside": steps.inside(to)}
+    if stride == 1 and (source.rows, source.columns) == (to.rows, to.columns):
+
+        def same(channel: int, row: int, column: int) -> int:
+            down, right = row - before, column - before
+            return channel * source.plane + down * source.row + right
+
+        return _Layout(source, same, strides)
+    if stride != 2 or 2 * to.columns not in (source.columns, source.columns + 1):
+        raise UnsupportedError(f"Conv2d of stride {stride} that changes the size of one image")
+    phases, skipped = _phases(steps, source, to), steps.border - before
+
+    def halved(channel: int, row: int, column: int) -> int:
+        row, column = row + skipped, column + skipped
+        phase = 4 * channel + 2 * (row % 2) + column % 2
+        return phase * phases.plane + row // 2 * phases.row + column // 2
+
+    return _Layout(phases, halved, strides)
+
+
+def _phases(steps: Steps, source: Place, to: Place) -> Place:
+    """Every second row and column of bordered maps, in rows as long as those of the result."""
+    key = (source.start, to.row)
+    if key in steps.phases:
+        return steps.phases[key]
+    rows = (source.rows + 2 * steps.border + 1) // 2
+    columns = (source.columns + 2 * steps.border + 1) // 2
+    plane = (rows + 1) * to.row + steps.width
+    channels = 4 * source.channels
+    phases = Place(steps.size, channels, rows, columns, plane, to.row, channels)
+    steps.size += phases.channels * plane + 4 * steps.width
+    bordered = source.start - steps.border * (source.row + 1)
+    steps.add(PHASES, replace(source, start=bordered), phases)
+    steps.phases[key] = phases
+    return phases
+
+
+def products(
+    steps: Steps,
+    shifts: list[int],
+    weight: Tensor,
+    bias: Tensor | None,
+    source: Place,
+    to: Place,
+    **more: Any,
+) -> Step:
+    """Sums of shifted inputs: a convolution, or a linear layer of many images."""
+    columns = more.get("columns", to.columns)
+    tiles = _tiles(to.channels, columns, steps.most_sums)
+    flat = weight.detach().flatten(1).float().numpy()
+    packed, first = [], 0
+    for tile in tiles:
+        packed.append(flat[first : first + tile].T.ravel())
+        first += tile
+    return steps.add(
+        CONVOLVE,
+        source,
+        to,
+        taps=len(shifts),
+        shifts=np.array(shifts, dtype=np.int64),
+        weights=np.concatenate(packed).astype(np.float32),
+        bias=numbers(bias, to.channels),
+        tiles=np.array(tiles, dtype=np.int64),
+        **more,
+    )
+
+
+def _tiles(outputs: int, columns: int, most_sums: int) -> list[int]:
+    """How many outputs are computed together: like numbers that fill the registers."""
+    positions = min(columns, 4 if outputs > 3 else 8)
+    most = min(_MOST_OUTPUTS, max(1, most_sums // positions), outputs)
+    count = -(-outputs // most)
+    return [outputs // count + (tile < outputs % count) for tile in range(count)]
+
+
+def padding(conv: nn.Conv2d) -> int:
+    """The zeros at each side."""
+    if conv.padding == "valid":
+        return 0
+    sides = {int(n) for n in conv._reversed_padding_repeated_twice}
+    if len(sides) != 1:
+        raise UnsupportedError("Conv2d with unlike padding on its sides")
+    return sides.pop()

@@ -1,0 +1,1 @@
+"""Compiled kernels that pack spectra as they come from the transforms, and unpack them."""

@@ -1,0 +1,182 @@
+"""The compiled kernels with tensors as arguments: between real coefficients and sparse spectra."""
+
+import ctypes
+from ctypes import POINTER, c_float, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from passband.ops.band_limited_conv.geometry import ConvGeometry
+from passband.ops.band_limited_conv.native import library as transforms
+from passband.ops.band_limited_conv.native.memory import empty, is_plain, maps_argument
+from passband.ops.band_limited_conv.native.tables import conv_tables
+from passband.ops.kernel_files import open_best
+
+_FOLDER = Path(__file__).parent
+
+
+class _Bins(ctypes.Structure):
+    """`bins_table` of packed.c."""
+
+    _fields_ = [
+        ("bins", c_int64),
+        ("rows", c_void_p),
+        ("weights", c_void_p),
+        ("groups", c_int64),
+        ("group_bins", c_void_p),
+        ("group_rows", c_void_p),
+        ("group_places", c_void_p),
+    ]
+
+
+class BinsTable:
+    """Of which real coefficients each complex one is made, and with which weights.
+
+    Args:
+        rows: (bins, 4): two real coefficients of its real part, and two of its imaginary part; one
+            that there is none of is the other one.
+        weights: (bins, 4), zero where there is none.
+    """
+
+    def __init__(self, rows: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]) -> None:
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for place, own in enumerate(rows):
+            groups.setdefault(tuple(sorted(set(own.tolist()))), []).append(place)
+        of_bins = np.full((len(groups), 2), -1, np.int32)
+        of_rows = np.full((len(groups), 4), -1, np.int32)
+        places = np.zeros((len(groups), 2, 4), np.int32)
+        for index, (own_rows, bins) in enumerate(groups.items()):
+            of_bins[index, : len(bins)] = bins
+            of_rows[index, : len(own_rows)] = own_rows
+            for b, place in enumerate(bins):
+                places[index, b] = [own_rows.index(row) for row in rows[place].tolist()]
+        self.bins = len(rows)
+        self._arrays = (
+            np.ascontiguousarray(rows, np.int32), np.ascontiguousarray(weights, np.float32),
+            of_bins, of_rows, places,
+        )  # fmt: skip
+        rows_at, weights_at, *groups_at = (array.ctypes.data for array in self._arrays)
+        self.structure = _Bins(self.bins, rows_at, weights_at, len(groups), *groups_at)
+
+
+_TABLE = POINTER(_Bins)
+_REAL = [_TABLE, c_void_p, c_int64, c_int64]
+_SIGNATURES = {
+    "mark": ([*_REAL, c_float, c_void_p, c_void_p, c_int64], c_int64),
+    "gather": ([*_REAL, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None),
+    "scatter": ([*_REAL, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None),
+}
+
+
+@cache
+def load_library() -> ctypes.CDLL | None:
+    """The best kernels for this machine, beside those of the transforms; None without both."""
+    if transforms.load_library() is None:
+        return None
+    return open_best(_FOLDER, _open_library)
+
+
+def _open_library(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    for name, (arguments, result) in _SIGNATURES.items():
+        function = getattr(library, f"passband_{name}")
+        function.argtypes, function.restype = arguments, result
+    return library
+
+
+def suits(axes: int, *tensors: Tensor | None) -> bool:
+    """Whether the kernels take such tensors: float32 in memory, of one axis or two."""
+    return (
+        axes <= 2
+        and load_library() is not None
+        and all(t.dtype == torch.float32 and is_plain(t) for t in tensors if t is not None)
+    )
+
+
+def analyze(maps: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Real coefficients (frequencies, B, C) of maps, as `matmul.analyze` gives them."""
+    coefficients = empty((_frequencies(geometry), *maps.shape[:2]))
+    _transform("analyze", maps, coefficients, geometry)
+    return coefficients
+
+
+def synthesize(coefficients: Tensor, maps: Tensor, geometry: ConvGeometry) -> None:
+    """Write the maps (B, C, n1, ..) of real coefficients, as `matmul.analyze_adjoint` has them."""
+    _transform("synthesize", maps, coefficients.contiguous(), geometry)
+
+
+def _transform(name: str, maps: Tensor, coefficients: Tensor, geometry: ConvGeometry) -> None:
+    library = transforms.load_library()
+    assert library is not None, "suits() was not asked"
+    planes = maps.shape[0] * maps.shape[1]
+    getattr(library, f"passband_{name}")(
+        maps_argument(maps), planes, *conv_tables(geometry).inputs.pointers,
+        coefficients.data_ptr(), planes, None, torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _frequencies(geometry: ConvGeometry) -> int:
+    count = 1
+    for size in geometry.band.real_sizes:
+        count *= size
+    return count
+
+
+def mark(table: BinsTable, real: Tensor, threshold: float) -> tuple[Tensor, int]:
+    """Bits of the coefficients of at least a magnitude, and their number.
+
+    Args:
+        table: Of the bins.
+        real: Real coefficients (frequencies, images, channels), the first axis strided at will.
+        threshold: The magnitude.
+    """
+    lanes = real[0].numel()
+    bits = torch.empty((table.bins * lanes + 7) // 8, dtype=torch.uint8)
+    # squared in single precision, as the other implementation compares
+    least = float(np.float32(threshold * threshold))
+    count = _library().passband_mark(
+        *_real(table, real), least, bits.data_ptr(), _offsets(table), torch.get_num_threads()
+    )
+    return bits, count
+
+
+def gather(table: BinsTable, real: Tensor, bits: Tensor | None, count: int) -> Tensor:
+    """The values (2, count) of the coefficients that the bits name."""
+    values = real.new_empty(2, count)
+    _library().passband_gather(
+        *_real(table, real), _pointer(bits), count, values.data_ptr(), _offsets(table),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return values
+
+
+def scatter(table: BinsTable, values: Tensor, bits: Tensor | None, real: Tensor) -> None:
+    """Write the real coefficients that the values make up: the adjoint of `gather`."""
+    values = values.contiguous()
+    _library().passband_scatter(
+        *_real(table, real), _pointer(bits), values.shape[1], values.data_ptr(), _offsets(table),
+        torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _library() -> ctypes.CDLL:
+    library = load_library()
+    assert library is not None, "suits() was not asked"
+    return library
+
+
+def _real(table: BinsTable, real: Tensor) -> tuple[object, int, int, int]:
+    return ctypes.byref(table.structure), real.data_ptr(), real[0].numel(), real.stride(0)
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _offsets(table: BinsTable) -> ctypes.Array[c_int64]:
+    """Working memory: values before those of each bin."""
+    return (c_int64 * table.bins)()
