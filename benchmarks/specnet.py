@@ -11,7 +11,8 @@ depends on them; where there is none the weights are the first ones, and the tab
 Kept: bytes that the forward pass leaves for the backward pass, every bit and unit included. Mean
 and peak: allocated over a step (forward, loss, backward, SGD with momentum) above what was there
 before it, the weights' gradients included. Steps are timed in turn, in one process
-that keeps freed memory. CIFAR-10 from PASSBAND_DATA, in batches of 64. The study also measures by how much a fresh process grows.
+that keeps freed memory. CIFAR-10 from PASSBAND_DATA, in batches of 64. The study also measures by
+how much a fresh process grows.
 """
 
 import argparse
