@@ -1,4 +1,4 @@
-"""Write tables of README.md, this folder's README.md and docs/specnet.md from results' CSV files.
+"""Write the tables of README.md, this folder's README.md and the docs from results' CSV files.
 
 A table's place is marked by a pair of comments, which name the file and the columns to show, with a
 unit and a title where they need one:
@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 DOCUMENTS = {
     HERE.parent / "README.md": "benchmarks/",
     HERE / "README.md": "",
-    HERE.parent / "docs/specnet.md": None,
+    **dict.fromkeys(sorted(HERE.parent.glob("docs/*.md"))),
 }
 VIEW = re.compile(
     r"(?P<start><!-- view: (?P<name>[^\n]+?) -->\n).*?(?P<end><!-- end of view -->)", re.S
