@@ -150,7 +150,7 @@ def _judged(training: Training) -> tuple[dict[str, Any], Tensor]:
         save(model, file, half=True)
         file_bytes = file.stat().st_size
     row = {
-        "keep": 1.0 if config.keep is None else config.keep,
+        "keep": f"{1.0 if config.keep is None else config.keep:g}",
         "test_dice": training.result["test_dice"],
         "test_accuracy": training.result["test_accuracy"],
         "macs": model_macs(chain, image),
