@@ -1,34 +1,30 @@
 """SpecNet beside its twins and the other ways to save memory: accuracy of runs, and training steps.
 
     python benchmarks/specnet.py accuracy RUNS [RUNS ...]   # what finished runs reached: a CSV
-    python benchmarks/specnet.py kept [--runs RUNS ...]     # memory of training steps: another
-    python benchmarks/specnet.py time [--runs RUNS ...]     # mean, peak and time, added to it
+    python benchmarks/specnet.py memory [--runs RUNS ...]   # memory and time of steps: another
     python benchmarks/specnet.py figures RUNS [RUNS ...]    # curves of them, for docs/specnet.md
 
-RUNS are the run folders of `passband study specnet` (OUT/runs), or of `passband train`. `kept`
+RUNS are the run folders of `passband study specnet` (OUT/runs), or of `passband train`. `memory`
 takes a SpecNet's weights from the run that has its network, mode and threshold, since what is kept
 depends on them; where there is none the weights are the first ones, and the table says so.
 
 Kept: bytes that the forward pass leaves for the backward pass, every bit and unit included. Mean
 and peak: allocated over a step (forward, loss, backward, SGD with momentum) above what was there
-before it, the weights' gradients included. RSS: by how much a fresh process grows over two steps.
-Steps are timed in turn, in one process. CIFAR-10 from PASSBAND_DATA, in batches of 64.
+before it, the weights' gradients included. Steps are timed in turn, in one process
+that keeps freed memory. CIFAR-10 from PASSBAND_DATA, in batches of 64. The study also measures by
+how much a fresh process grows.
 """
 
 import argparse
-import csv
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from machine import RESULTS, provenance, write_result
@@ -36,15 +32,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import passband as pb
-from passband.bench.machine import file_stem
 from passband.data import load_dataset
 from passband.measure.memory import allocated_bytes, saved_bytes
 from passband.measure.timing import alternate
 from passband.networks import create_model
 from passband.networks.specnet import DenseLayer
-from passband.train import load_run
+from passband.train import TrainConfig, load_run
 
 NETWORKS = ("specvgg16", "specdensenet")
+MEMORY = ("kept", "mean", "peak")
 
 
 @dataclass(frozen=True)
@@ -156,77 +152,32 @@ def runs_in(folders: list[Path]) -> Iterator[tuple[Path, dict[str, Any], dict[st
 def trained(folders: list[Path]) -> dict[str, Path]:
     """Runs of SpecNets by `key`."""
     found = {}
-    for run, _, _ in runs_in(folders):
-        config = load_run(run)[1]
+    for run, fields, _ in runs_in(folders):
+        config = TrainConfig.from_dict(fields)
         if config.method == "specnet":
             found[key(config.model, config.spec_net)] = run
     return found
 
 
-def measure(network: str, batch: int, runs: list[Path]) -> list[dict[str, Any]]:
-    """A row for each way to train a network: kept and resident bytes."""
+def measure(network: str, batch: int, rounds: int, runs: list[Path]) -> list[dict[str, Any]]:
+    """A row for each way to train a network."""
     rows: list[dict[str, Any]] = []
-    for way in ways(network):
-        step = Step(network, way, images(batch), trained(runs))
-        row = {"network": network, "method": way.name, "batch": batch, "weights": step.weights}
-        kept = saved_bytes(step.forward, step.model)
-        row |= {"kept_bytes": kept, "resident_bytes": _resident(network, way.name, batch, runs)}
-        rows.append(row)
-        print(row, file=sys.stderr, flush=True)
-    return _relative(rows, ("kept", "resident"))
-
-
-def add_times(rows: list[dict[str, Any]], rounds: int, runs: list[Path]) -> list[dict[str, Any]]:
-    """The rows with mean and peak bytes of a step, and its time."""
-    network, batch = rows[0]["network"], int(rows[0]["batch"])
-    steps = [Step(network, way, images(batch), trained(runs)) for way in ways(network)]
-    for row, step in zip(rows, steps, strict=True):
+    known = trained(runs)
+    steps = [Step(network, way, images(batch), known) for way in ways(network)]
+    for step in steps:
+        row = {"network": network, "method": step.way.name, "batch": batch}
+        row |= {"weights": step.weights, "kept_bytes": saved_bytes(step.forward, step.model)}
         step()
         allocated = allocated_bytes(step)
-        row |= {"mean_bytes": allocated.mean, "peak_bytes": allocated.peak}
         step.optimizer.zero_grad()
-    for row, seconds in zip(rows, alternate(steps, rounds, warm_up=1), strict=True):
+        rows.append(row | {"mean_bytes": allocated.mean, "peak_bytes": allocated.peak})
+        print(rows[-1], file=sys.stderr, flush=True)
+    for row, seconds in zip(rows, alternate(steps, rounds, warm_up=0), strict=True):
         row["step_seconds"] = seconds
         row["time"] = seconds / rows[0]["step_seconds"]
-    return _relative(rows, ("mean", "peak"))
-
-
-def _relative(rows: list[dict[str, Any]], names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """With each of these as a fraction of the first row's."""
-    for row in rows:
-        row |= {name: row[f"{name}_bytes"] / rows[0][f"{name}_bytes"] for name in names}
+        row |= {name: row[f"{name}_bytes"] / rows[0][f"{name}_bytes"] for name in MEMORY}
         row |= provenance()
     return rows
-
-
-def _resident(network: str, way: str, batch: int, runs: list[Path]) -> int:
-    with NamedTemporaryFile(suffix=".npz") as file:
-        x, labels = images(batch)
-        np.savez(file, x=x.numpy(), labels=labels.numpy())
-        file.flush()
-        words = ["resident", network, way, file.name, *map(str, runs)]
-        done = subprocess.run(
-            [sys.executable, __file__, *words], capture_output=True, text=True, check=True
-        )
-    return int(done.stdout.splitlines()[-1])
-
-
-def resident_growth(network: str, way: str, file: Path, runs: list[Path]) -> int:
-    """By how much this process grows over two steps, on Linux."""
-    with np.load(file) as arrays:
-        x, labels = (torch.from_numpy(arrays[name]) for name in ("x", "labels"))
-    chosen = next(w for w in ways(network) if w.name == way)
-    step = Step(network, chosen, (x, labels), trained(runs))
-    Path("/proc/self/clear_refs").write_text("5")  # the highest size is that of now
-    before = _status("VmRSS")
-    step()
-    step()
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    text = Path("/proc/self/status").read_text()
-    return 1024 * int(text.partition(f"{name}:")[2].split()[0])
 
 
 def _method(config: dict[str, Any]) -> tuple[str, float | str]:
@@ -312,34 +263,23 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     reached = commands.add_parser("accuracy", help="what finished runs reached")
     reached.add_argument("runs", nargs="+", type=Path)
-    kept = commands.add_parser("kept", help="memory of training steps")
-    kept.add_argument("--batch", type=int, default=64)
-    time = commands.add_parser("time", help="add to it what changes with the load")
-    time.add_argument("--rounds", type=int, default=3, help="timed steps of each")
-    for command in (kept, time):
-        command.add_argument("--runs", nargs="*", type=Path, default=[])
-        command.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
+    memory = commands.add_parser("memory", help="memory and time of training steps")
+    memory.add_argument("--batch", type=int, default=64)
+    memory.add_argument("--rounds", type=int, default=3, help="timed steps of each")
+    memory.add_argument("--runs", nargs="*", type=Path, default=[])
+    memory.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
     figures = commands.add_parser("figures", help="curves of finished runs, for the docs")
     figures.add_argument("runs", nargs="+", type=Path)
     figures.add_argument("--network", default="speclenet")
-    one = commands.add_parser("resident", help="growth of a process: what `kept` starts")
-    for word in ("network", "way", "file"):
-        one.add_argument(word)
-    one.add_argument("runs", nargs="*", type=Path)
     given = parser.parse_args()
-    if given.command == "resident":
-        print(resident_growth(given.network, given.way, given.file, given.runs))
-    elif given.command == "figures":
+    if given.command == "figures":
         draw(given.network, given.runs)
     elif given.command == "accuracy":
         write_result("accuracy-specnet", accuracy(given.runs))
     else:
+        pb.keep_freed_memory()  # as `passband train` does
         for name in given.networks:
-            if given.command == "kept":
-                rows = measure(name, given.batch, given.runs)
-            else:
-                with (RESULTS / f"{file_stem(f'memory-{name}')}.csv").open(newline="") as stream:
-                    rows = add_times(list(csv.DictReader(stream)), given.rounds, given.runs)
+            rows = measure(name, given.batch, given.rounds, given.runs)
             write_result(f"memory-{name}", rows)
 
 
