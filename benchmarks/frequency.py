@@ -12,6 +12,8 @@ from pathlib import Path
 
 from machine import RESULTS, file_stem, provenance, write_result
 
+from passband.atomic import write_atomically
+from passband.report.speed import svg
 from passband.studies import run_study
 from passband.studies.frequency import figure
 
@@ -51,7 +53,7 @@ def main() -> None:
             rows[row["network"], row["keep"], row["contender"]] = row
     shown = [{**{name: row[name] for name in SHOWN}, **provenance()} for row in rows.values()]
     write_result("frequency-cifar10", shown)
-    figure(shown, RESULTS / f"{file_stem('frequency-cifar10')}.svg")
+    write_atomically(RESULTS / f"{file_stem('frequency-cifar10')}.svg", svg(figure(shown)))
 
 
 if __name__ == "__main__":

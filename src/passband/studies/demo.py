@@ -7,7 +7,6 @@ same number of steps.
 """
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,15 +14,14 @@ from typing import Any
 
 from passband.data import load_dataset
 from passband.measure.table import Column, Table
-from passband.report import Report, Section, write_report
-from passband.report.html import environment_facts
+from passband.report import Section
 from passband.studies.demo_pictures import accuracy_picture, band_pictures, learning_picture
 from passband.studies.downsampled import downsampled_size, write_downsampled
 from passband.studies.registry import StudyResult
+from passband.studies.results import write_results
 from passband.studies.steps import StepCost, step_costs
 from passband.studies.trainings import Training, one_thread, status, train_all
 from passband.train import TrainConfig
-from passband.train.run_folder import write_json
 
 COMPRESSIONS = (0.0, 0.5, 0.85)
 SEEDS = 2
@@ -203,27 +201,22 @@ def run(out: Path, *, progress: bool, seeds: int = SEEDS, quick: bool = False) -
                     Outcome(v, [runs[f"{v.name}-seed{seed}"] for seed in range(seeds)], cost)
                     for v, cost in zip(own, costs, strict=True)
                 ]
-        facts = environment_facts() | {"seeds": ", ".join(map(str, range(seeds)))}
     rows = [outcome.row() for case in cases for outcome in outcomes[case]]
     table = Table(COLUMNS, rows, notes=NOTES)
-    command = ["passband", "study", "demo", "--out", str(out)]
-    command += ["--seeds", str(seeds)] if seeds != SEEDS else []
-    command += ["--quick"] if quick else []
-    table.to_csv(out / "table.csv")
-    record = {
-        "study": "demo",
-        "command": command,
-        "environment": facts,
-        "rows": rows,
-        "runs": {name: str(run.folder.relative_to(out)) for name, run in runs.items()},
-    }
-    write_json(out / "result.json", record)
     with status("drawing", shown=progress):
         sections = [Section("Accuracy, time and memory", table=table)]
         sections += [_section(case, outcomes[case]) for case in cases]
-        summary = [INTRODUCTION, *(_summary(case, outcomes[case]) for case in cases)]
-        report = write_report(Report(TITLE, summary, sections, shlex.join(command), facts), out)
-    return StudyResult(table, report)
+        return write_results(
+            "demo",
+            out,
+            table,
+            title=TITLE,
+            summary=[INTRODUCTION, *(_summary(case, outcomes[case]) for case in cases)],
+            sections=sections,
+            options={"seeds": None if seeds == SEEDS else seeds, "quick": quick},
+            facts={"seeds": ", ".join(map(str, range(seeds)))},
+            runs=runs,
+        )
 
 
 def _quick(case: Case) -> Case:

@@ -8,29 +8,30 @@ budget, to see that everything runs; the paper's is ``--data cifar10 --epochs 20
 vgg8,vgg13,resnet20,...`` on a GPU.
 """
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passband.atomic import write_atomically
 from passband.chain import to_chain
 from passband.chain.compare import model_macs
 from passband.convert import FrequencyNetwork
 from passband.extras import require
 from passband.measure.table import Column, Table
 from passband.names import unknown_name
+from passband.report import Picture, Section
 from passband.studies.pruning import train_pruned
 from passband.studies.registry import StudyResult
+from passband.studies.results import write_results
 from passband.studies.trainings import Training, train_all
 from passband.train import TrainConfig, load_run
 from passband.train.evaluation import make_model
 from passband.train.parts import load_parts, size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLUMNS = (
     Column("network"),
@@ -117,6 +118,7 @@ def run(
             raise unknown_name("contender", name, CONTENDERS)
     fractions = [float(keep) for keep in str(keeps).split(",")]
     rows: list[dict[str, Any]] = []
+    runs: dict[str, Training] = {}
     for network in str(networks).split(","):
         base = TrainConfig(
             data=data, model=network, epochs=epochs, batch_size=batch_size, lr=lr,
@@ -131,7 +133,9 @@ def run(
         dense: list[Training] = []
         if any(name == "dense" or name.endswith("taught") for name in chosen):
             names = {f"{network} dense seed {c.seed}": c for c in seeded}
-            dense = list(train_all(names, out / "runs", progress=progress).values())
+            found = train_all(names, out / "runs", progress=progress)
+            runs |= found
+            dense = list(found.values())
         if "dense" in chosen:
             rows.append(_row(dense) | {"keep": 1.0, "contender": "dense", "macs_ratio": 1.0})
         for keep in fractions:
@@ -149,16 +153,41 @@ def run(
                         if name.endswith("taught"):
                             options["teacher"] = str(dense[seed].folder)
                         one = {f"{network} {name} {keep:g} seed {seed}": replace(config, **options)}
-                        trained += train_all(one, out / "runs", progress=progress).values()
+                        found = train_all(one, out / "runs", progress=progress)
+                        runs |= found
+                        trained += found.values()
                     row = _row(trained)
                 row["macs_ratio"] = round(whole / row["macs"], 1)
                 rows.append(row | {"keep": keep, "contender": name})
-                _write(out, rows)
-    table = Table(_COLUMNS, rows, None, [f"{epochs} epochs of {data}, the same for all."])
-    _write(out, rows)
-    picture = figure(rows, out / "accuracy.svg").read_text()
-    write_atomically(out / "report.html", _html(table, picture).encode())
-    return StudyResult(table, out / "report.html")
+                Table(_COLUMNS, rows).to_csv(out / "table.csv")  # so far
+    note = f"{epochs} epochs of {data}, the same for all."
+    table = Table(_COLUMNS, rows, None, [note])
+    caption = "Accuracy against speed-up: the higher line is better at the same work."
+    pictures = [Picture("accuracy", figure(rows), caption)]
+    return write_results(
+        "frequency",
+        out,
+        table,
+        title="The frequency chain and its controls",
+        summary=[f"Accuracy against speed-up. {note}"],
+        sections=[Section("Accuracy against speed-up", table=table, pictures=pictures)],
+        options={
+            "data": data,
+            "networks": networks,
+            "keeps": keeps,
+            "contenders": contenders,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "shrink": shrink,
+            "shrink_share": shrink_share,
+            "seeds": seeds,
+            "limit_train": limit_train,
+            "limit_test": limit_test,
+        },
+        runs=runs,
+    )
 
 
 def _row(trained: Sequence[Training]) -> dict[str, Any]:
@@ -200,27 +229,16 @@ def _mean(config: TrainConfig, results: Sequence[Mapping[str, Any]]) -> dict[str
     }
 
 
-def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """The rows so far, as CSV and JSON."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [column.name for column in _COLUMNS], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(out / "table.csv", text.getvalue().encode())
-    write_atomically(out / "result.json", (json.dumps(list(rows), indent=2) + "\n").encode())
-
-
-def figure(rows: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Draw accuracy against speed-up, one panel per network and one for their average.
+def figure(rows: Sequence[dict[str, Any]]) -> "Figure":
+    """Accuracy against speed-up, one panel per network and one for their average.
 
     Args:
         rows: Of the table.
-        path: Where to write it, as SVG.
 
     Raises:
         ImportError: matplotlib is missing; the message names the extra.
     """
-    figure_class = require("matplotlib.figure", extra="report").Figure
+    figure_class: type[Figure] = require("matplotlib.figure", extra="report").Figure
     networks = list(dict.fromkeys(row["network"] for row in rows))
     panels = [*networks, "average"] if len(networks) > 1 else networks
     drawn = figure_class(figsize=(4.5 * len(panels), 3.6), layout="constrained")
@@ -237,8 +255,7 @@ def figure(rows: Sequence[dict[str, Any]], path: Path) -> Path:
         axes.set_title(panel)
         axes.grid(alpha=0.3)
     drawn.axes[0].legend(fontsize=7)
-    drawn.savefig(path, metadata={"Date": None})
-    return path
+    return drawn
 
 
 def _points(
@@ -258,12 +275,3 @@ def _points(
         accuracy = sum(row["test_accuracy"] for row in there) / len(there)
         points.append((fewer, 100 * accuracy))
     return sorted(points)
-
-
-def _html(table: Table, picture: str) -> str:
-    return (
-        "<!doctype html><meta charset=utf-8><title>Frequency chain</title>"
-        "<style>body{font-family:sans-serif;margin:2em}</style><h1>Frequency chain</h1>"
-        f"{picture[picture.index('<svg') :]}"
-        f"<pre>{table}</pre>"
-    )

@@ -6,9 +6,6 @@ domain, with a budget of multiplications, where it becomes a small network. All 
 for as many epochs. The masks that they find are drawn beside the true ones.
 """
 
-import csv
-import io
-import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,20 +15,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from passband.atomic import write_atomically
 from passband.chain import to_chain
 from passband.chain.compare import model_macs
 from passband.convert import FrequencyNetwork
 from passband.files import save
 from passband.measure.table import Column, Table
-from passband.report import Picture, Report, Section, write_report
+from passband.report import Picture, Section
 from passband.report.figures import new_figure
-from passband.report.html import environment_facts
 from passband.studies.registry import StudyResult
+from passband.studies.results import write_results
 from passband.studies.trainings import Training, train_all
 from passband.train import TrainConfig, load_run
 from passband.train.parts import load_parts, size
-from passband.train.run_folder import write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,6 +81,7 @@ def run(
     """
     rows: list[dict[str, Any]] = []
     pictures = []
+    runs: dict[str, Training] = {}
     for name in str(data).split(","):
         base = TrainConfig(
             data=f"segmentation:{name}", model=network, image_size=image_size, epochs=epochs,
@@ -108,9 +104,10 @@ def run(
             f"chain {chain_keep:g}": replace(base, keep=chain_keep, per_layer="macs", **shrinking),
         }
         named = {f"{network} {name} {kind}": config for kind, config in configs.items()}
-        trained = train_all(named, out / "runs", progress=progress).values()
+        trained = train_all(named, out / "runs", progress=progress)
+        runs |= trained
         found = {}
-        for kind, training in zip(configs, trained, strict=True):
+        for kind, training in zip(configs, trained.values(), strict=True):
             row, found[kind] = _judged(training)
             rows.append({"data": name, "contender": kind.partition(" ")[0], **row})
             rows[-1]["macs_ratio"] = round(rows[-len(found)]["macs"] / row["macs"], 1)
@@ -119,23 +116,26 @@ def run(
         pictures.append(Picture(f"masks-{name}", masks_figure(image, truth, found), caption))
     note = f"{epochs} epochs of {image_size} x {image_size} points; file: kept numbers in 2 bytes."
     table = Table(COLUMNS, rows, None, [note])
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [column.name for column in COLUMNS], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(out / "table.csv", text.getvalue().encode())
-    write_json(out / "result.json", rows)
-    words = {"data": data, "network": network, "keeps": keeps, "chain-keep": chain_keep}
-    words |= {"image-size": image_size, "epochs": epochs, "seed": seed}
-    command = " ".join(f"--{word} {shlex.quote(str(value))}" for word, value in words.items())
-    report = Report(
-        "Segmentation with few coefficients",
-        [f"Dice of {network}, dense, with few DCT coefficients, and as a chain. {note}"],
-        [Section("Results", table=table, pictures=pictures)],
-        f"passband study segmentation {command}",
-        environment_facts(),
+    return write_results(
+        "segmentation",
+        out,
+        table,
+        title="Segmentation with few coefficients",
+        summary=[f"Dice of {network}, dense, with few DCT coefficients, and as a chain. {note}"],
+        sections=[Section("Results", table=table, pictures=pictures)],
+        options={
+            "data": data,
+            "network": network,
+            "keeps": keeps,
+            "chain_keep": chain_keep,
+            "image_size": image_size,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "seed": seed,
+        },
+        runs=runs,
     )
-    return StudyResult(table, write_report(report, out))
 
 
 def _judged(training: Training) -> tuple[dict[str, Any], Tensor]:

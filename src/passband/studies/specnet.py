@@ -5,7 +5,6 @@ a SpecNet at each threshold, in the paper's mode (activation of coefficients), i
 learned scales, and with the activation on the map. All from the same seeds and for as many epochs.
 """
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,17 +12,17 @@ from typing import Any
 
 from passband.measure.table import Column, Table
 from passband.names import unknown_name
-from passband.report import Picture, Report, Section, write_report
+from passband.report import Picture, Section
 from passband.report.figures import against_threshold, learning_curves
-from passband.report.html import environment_facts
 from passband.report.run_report import read_metrics
 from passband.studies.registry import StudyResult
+from passband.studies.results import write_results
 from passband.studies.step_memory import StepMemory, step_memory
 from passband.studies.steps import step_costs
 from passband.studies.trainings import Training, one_thread, status, train_all
 from passband.train import TrainConfig
 from passband.train.recipes import recipe
-from passband.train.run_folder import RunFolder, write_json
+from passband.train.run_folder import RunFolder
 
 THRESHOLDS = "0,0.5,0.75,1,1.25,1.5"
 TWIN, WITH_NORM = "spatial twin", "twin, batch norm"
@@ -167,31 +166,35 @@ def run(
                 found = _rows(own, runs, seeds, quick)
                 rows += found
                 sections.append(_section(network, found, runs, own))
-        facts = environment_facts() | {"seeds": ", ".join(map(str, range(seeds)))}
-        facts |= {"epochs": str(fields["epochs"]), "training examples": str(limit_train or "all")}
     table = Table(COLUMNS, rows, notes=NOTES)
-    table.to_csv(out / "table.csv")
-    command = ["passband", "study", "specnet", "--out", str(out), "--networks", networks]
-    command += ["--modes", modes, "--thresholds", ",".join(f"{b:g}" for b in betas)]
-    command += ["--budget", f"{budget:g}", "--seeds", str(seeds)]
-    given = {"limit-train": limit_train, "limit-test": limit_test, "lr": lr}
-    for name, value in (given | {"batch-size": batch_size}).items():
-        command += [] if value is None else [f"--{name}", str(value)]
-    command += ["--quick"] if quick else []
-    record = {
-        "study": "specnet",
-        "command": command,
-        "environment": facts,
-        "rows": rows,
-        "runs": {name: str(run.folder.relative_to(out)) for name, run in runs.items()},
-    }
-    write_json(out / "result.json", record)
     with status("drawing", shown=progress):
-        sections = [Section("Accuracy, memory and time", table=table), *sections]
         summary = [str(__doc__).partition("\n\n")[2].replace("\n", " ").strip()]
-        summary += [_best(network, rows) for network in chosen]
-        report = write_report(Report(TITLE, summary, sections, shlex.join(command), facts), out)
-    return StudyResult(table, report)
+        return write_results(
+            "specnet",
+            out,
+            table,
+            title=TITLE,
+            summary=[*summary, *(_best(network, rows) for network in chosen)],
+            sections=[Section("Accuracy, memory and time", table=table), *sections],
+            options={
+                "networks": networks,
+                "modes": modes,
+                "thresholds": ",".join(f"{beta:g}" for beta in betas),
+                "budget": f"{budget:g}",
+                "seeds": seeds,
+                "limit_train": limit_train,
+                "limit_test": limit_test,
+                "lr": lr,
+                "batch_size": batch_size,
+                "quick": quick,
+            },
+            facts={
+                "seeds": ", ".join(map(str, range(seeds))),
+                "epochs": str(fields["epochs"]),
+                "training examples": str(limit_train or "all"),
+            },
+            runs=runs,
+        )
 
 
 def _chosen(kind: str, names: str, known: Mapping[str, Any]) -> list[str]:
