@@ -168,6 +168,7 @@ def measure(network: str, batch: int, rounds: int, runs: list[Path]) -> list[dic
         row = {"network": network, "method": step.way.name, "batch": batch}
         row |= {"weights": step.weights, "kept_bytes": saved_bytes(step.forward, step.model)}
         step()
+        step.optimizer.zero_grad()  # gradients of a step before would count as there already
         allocated = allocated_bytes(step)
         step.optimizer.zero_grad()
         rows.append(row | {"mean_bytes": allocated.mean, "peak_bytes": allocated.peak})

@@ -48,6 +48,7 @@ def step_memory(run: Path, *, checkpointed: bool = False, with_resident: bool = 
     """
     step, forward, model = _step(run, checkpointed)
     step()
+    model.zero_grad()  # gradients of a step before would count as there already
     allocated = allocated_bytes(step)
     resident = _resident_growth_of_a_process(run, checkpointed) if with_resident else None
     return StepMemory(saved_bytes(forward, model), allocated.peak, allocated.mean, resident)
