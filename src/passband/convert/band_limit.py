@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from passband.config import BandLimit
-from passband.convert.convolutions import Block, LayerHandler, Reason
+from passband.convert.convolutions import PARAMETRIZED, Block, LayerHandler, Reason
 from passband.convert.handler import become, register_handler
 from passband.convert.memory import fuse
 from passband.measure.layers import ExampleInput, LayerUse, call_model, undisturbed
@@ -53,9 +53,6 @@ TRANSPOSED_REASON = Reason("transposed", "transposed convolutions are not suppor
 SUBCLASS = Reason("subclass", "a subclass of torch's layer that changes some of it")
 LAZY = Reason("lazy", "a lazy layer without weights yet: run the model once, then convert")
 OWN_FORWARD = Reason("own forward", "its forward method has been replaced")
-PARAMETRIZED = Reason(
-    "parametrized", "its weight is computed from other parameters: remove that, then convert"
-)
 NOT_REAL = Reason("not real", "its weight is not of a real floating type")
 ONE_POINT = Reason("1x1", "a kernel of one point: no product to shrink")
 DEPTHWISE = Reason(

@@ -35,6 +35,9 @@ class Reason:
     explanation: str
 
 
+PARAMETRIZED = Reason(
+    "parametrized", "its weight is computed from other parameters: remove that, then convert"
+)
 FILTERED = Reason("filter_fn", "filter_fn returned False")
 NOT_RUN = Reason("not run", "it did not run on example_input, so its shapes are not known")
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passband.config import SpecNet, config_from_dict
-from passband.convert.convolutions import ConvolutionHandler, Reason
+from passband.convert.convolutions import PARAMETRIZED, ConvolutionHandler, Reason
 from passband.convert.handler import become, register_handler
 from passband.convert.specnet_plan import CONVOLUTIONS, Stage, consumers, rewire, stages, trace
 from passband.measure.layers import LayerUse, call_model, undisturbed
@@ -24,9 +24,6 @@ from passband.ops.spectral.on_map import MAP_ACTIVATIONS
 
 NOT_PLAIN = Reason("not plain", "it is not exactly torch's Conv1d or Conv2d")
 NOT_ONCE = Reason("not once", "it is called several times, or not in the model's own graph")
-PARAMETRIZED = Reason(
-    "parametrized", "its weight is computed from other parameters: remove that, then convert"
-)
 PADDING_MODE = Reason("padding", "its padding is neither zeros nor circular")
 CIRCULAR = Reason("circular", "circular padding is for spectral activations")
 SIZE = Reason(

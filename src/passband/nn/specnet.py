@@ -81,14 +81,14 @@ class _SpectralConv(nn.modules.conv._ConvNd):
 
     def configure(
         self,
-        threshold: float = 0.0,
-        activation: str | None = None,
-        learned_scale: bool = False,
-        pool: int | Sequence[int] = 1,
-        pool_mode: str = "spectral",
-        compression: float | None = None,
-        storage: str = "float32",
-        order: str = "threshold-first",
+        threshold: float,
+        activation: str | None,
+        learned_scale: bool,
+        pool: int | Sequence[int],
+        pool_mode: str,
+        compression: float | None,
+        storage: str,
+        order: str,
     ) -> None:
         """Set what follows the convolution; see `SpectralConv2d`."""
         check_stage_arguments(threshold, activation, pool_mode, learned_scale, storage, order)
