@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from passband.chain import compile_chain, compiled
+from passband.chain import compile_chain, compiled, steps
 from passband.chain.compiled import CompiledChain, load_library, open_library
 from passband.ops import kernel_files
 from tests.convert.frequency.cases import NETWORKS, maps, trained
@@ -165,6 +165,56 @@ def test_sums_of_unlike_convolutions(later: bool) -> None:
     check(Net().eval(), (3, 10, 14))
 
 
+class Padded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, [0, 1, 0, 0, 0, 0])
+
+
+class DenseBlock(nn.Module):
+    """Concatenations of one another, or anew of all parts; with readers in between."""
+
+    def __init__(self, nested: bool) -> None:
+        super().__init__()
+        self.nested = nested
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        widths = (6, 8, 12)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
+        self.points = nn.ModuleList(nn.Conv2d(width, 9, 1) for width in widths)
+        self.grow = nn.ModuleList(nn.Conv2d(9, n, 3, padding=1) for n in (2, 4, 1))
+        self.down, self.last = nn.Conv2d(8, 5, 3, 2, 1), nn.Conv2d(13, 4, 1)
+        self.pool = nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [torch.relu(self.first(x))]
+        whole, half = parts[0], None
+        for norm, point, grow in zip(self.norms, self.points, self.grow, strict=True):
+            if len(parts) == 2:
+                half = self.down(whole)
+            new = grow(torch.relu(point(torch.relu(norm(whole)))))
+            parts.append(torch.relu(new) if len(parts) == 2 else new)
+            whole = torch.cat([whole, parts[-1]] if self.nested else parts, 1)
+        assert half is not None
+        out: Tensor = torch.cat([self.pool(self.last(whole)), half, half, self.pool(parts[1])], 1)
+        return out
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("nested", [False, True])
+def test_dense_blocks(nested: bool) -> None:
+    torch.manual_seed(0)
+    model = DenseBlock(nested)
+    model(torch.randn(8, 3, 10, 14))
+    check(model.eval(), (3, 10, 14))
+
+
+def test_dense_blocks_are_written_in_place() -> None:
+    model = DenseBlock(nested=True).eval()
+    for lanes in engine(model, (3, 10, 14))._programs.values():
+        kinds = [step.kind for step in lanes.program.steps]
+        assert kinds.count(steps.AFFINE) == 0  # norm and activation are part of the product
+        assert kinds.count(steps.COPY) == 1  # of what is there twice
+
+
 @pytest.mark.usefixtures("library")
 def test_values_that_are_not_finite_go_through() -> None:
     torch.manual_seed(0)
@@ -217,6 +267,7 @@ def test_several_threads_share_out_the_images() -> None:
         (nn.ConvTranspose2d(3, 6, 2, 2, groups=3), "the engine has no ConvTranspose2d with groups"),
         (nn.ConvTranspose2d(3, 6, 2, (2, 1)), "ConvTranspose2d with unlike strides"),
         (nn.Sequential(nn.AdaptiveAvgPool2d(2)), "to more than one point"),
+        (Padded(), "padding other than of channels"),
     ],
 )
 def test_what_it_cannot_run_pytorch_does(model: nn.Module, reason: str) -> None:

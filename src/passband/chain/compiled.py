@@ -167,7 +167,7 @@ def open_library(path: Path) -> ctypes.CDLL:
     """The kernels of a file.
 
     Raises:
-        OSError: It is no library that can be loaded here.
+        OSError: It is no library that can be loaded here, or of another version.
         AttributeError: It lacks one of the functions.
     """
     library = ctypes.CDLL(str(path))
@@ -175,6 +175,9 @@ def open_library(path: Path) -> ctypes.CDLL:
         c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64,
     ]  # fmt: skip
     library.passband_run_chain.restype = None
-    for name in ("passband_chain_width", "passband_chain_sums"):
+    names = ("passband_chain_step_bytes", "passband_chain_width", "passband_chain_sums")
+    for name in names:
         getattr(library, name).restype = c_int64
+    if library.passband_chain_step_bytes() != ctypes.sizeof(Step):
+        raise OSError(f"{path} was compiled from another version")
     return library

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from passband.chain.steps import (
     CONVOLVE,
+    INFINITY,
     INTERLEAVE,
     PHASES,
     Place,
@@ -20,19 +21,27 @@ from passband.chain.steps import (
 
 _MOST_OUTPUTS = 8
 
-Written = tuple[Place, list[Step]]
-"""Where a result lies, and the steps that give its values, before they are moved there."""
+
+@dataclass(frozen=True)
+class Before:
+    """What becomes of the numbers that a convolution reads: scaled, shifted, kept within limits."""
+
+    scale: Tensor
+    shift: Tensor
+    low: float = -INFINITY
+    high: float = INFINITY
 
 
-def convolution(steps: Steps, conv: nn.Conv2d, source: Place, rows: int, columns: int) -> Written:
-    """The steps of a convolution to maps of that size.
+def convolution(
+    steps: Steps, conv: nn.Conv2d, source: Place, to: Place, before: Before | None
+) -> list[Step]:
+    """The steps of a convolution to maps of that size, which give its values.
 
     Raises:
         UnsupportedError: There are none for one of its options.
     """
     if conv.padding_mode != "zeros" or len({*conv.stride, *conv.stride}) != 1:
         raise UnsupportedError(f"Conv2d with padding_mode {conv.padding_mode}")
-    to = steps.map(conv.out_channels, rows, columns)
     if steps.lanes == 1:
         layout = _plane_layout(steps, conv, source, to)
     else:
@@ -52,15 +61,24 @@ def convolution(steps: Steps, conv: nn.Conv2d, source: Place, rows: int, columns
                 layout.source,
                 replace(to, start=to.start + group * per_group * to.plane, channels=per_group),
                 **layout.strides,
+                **_before(before),
             )
         )
-    return to, written
+    return written
+
+
+def _before(before: Before | None) -> dict[str, Any]:
+    if before is None:
+        return {}
+    both = [numbers(value, len(value)) for value in (before.scale, before.shift)]
+    limits = {"low_before": before.low, "high_before": before.high}
+    return {"before": np.stack(both, 1), **limits}
 
 
 def transposed_convolution(
-    steps: Steps, conv: nn.ConvTranspose2d, source: Place, rows: int, columns: int
-) -> Written:
-    """The steps of a transposed convolution to maps of that size.
+    steps: Steps, conv: nn.ConvTranspose2d, source: Place, to: Place
+) -> list[Step]:
+    """The steps of a transposed convolution to maps of that size, which give its values.
 
     Of stride s it is s * s convolutions, each with some of the taps, whose results lie between each
     other's. Many images are written there; of one image each result is a map of its own before, so
@@ -72,7 +90,6 @@ def transposed_convolution(
     stride = _stride(conv)
     if conv.groups > 1:
         raise UnsupportedError("ConvTranspose2d with groups")
-    to = steps.map(conv.out_channels, rows, columns)
     parts = to if steps.lanes > 1 else _parts(steps, source, to, stride)
     written = []
     for down in range(stride):
@@ -91,8 +108,8 @@ def transposed_convolution(
             if steps.lanes > 1:
                 place = replace(to, start=to.start + down * to.row + right * steps.lanes)
                 strides = {
-                    "rows": -(-(rows - down) // stride),
-                    "columns": -(-(columns - right) // stride),
+                    "rows": -(-(to.rows - down) // stride),
+                    "columns": -(-(to.columns - right) // stride),
                     "to_row": stride * to.row,
                     "to_column": stride * steps.lanes,
                 }
@@ -103,7 +120,7 @@ def transposed_convolution(
             written.append(products(steps, shifts, weight, conv.bias, source, place, **strides))
     if steps.lanes == 1:
         steps.add(INTERLEAVE, parts, to, size=stride)
-    return to, written
+    return written
 
 
 def transposed_border(conv: nn.ConvTranspose2d) -> int:
@@ -202,7 +219,7 @@ def _plane_layout(steps: Steps, conv: nn.Conv2d, source: Place, to: Place) -> _L
 
 def _phases(steps: Steps, source: Place, to: Place) -> Place:
     """Every second row and column of bordered maps, in rows as long as those of the result."""
-    key = (source.start, to.row)
+    key = (source.start, source.channels, to.row)
     if key in steps.phases:
         return steps.phases[key]
     rows = (source.rows + 2 * steps.border + 1) // 2

@@ -35,10 +35,13 @@ class Step(ctypes.Structure):
         ("shifts", c_void_p),
         ("weights", c_void_p),
         ("bias", c_void_p),
+        ("before", c_void_p),
         ("tiles", c_void_p),
         ("inside", c_void_p),
         ("low", c_float),
         ("high", c_float),
+        ("low_before", c_float),
+        ("high_before", c_float),
     ]  # fmt: skip
 
 
@@ -99,8 +102,8 @@ class Steps:
         width: Numbers in a register.
         most_sums: Registers for sums.
         border: Zeros around each map.
-        phases: Where every second row and column of a place lie, by its start and their rows'
-            length.
+        phases: Where every second row and column of a place lie, by its start, its channels and
+            their rows' length.
     """
 
     lanes: int
@@ -110,9 +113,10 @@ class Steps:
     steps: list[Step] = field(default_factory=list)
     arrays: list[NDArray[Any]] = field(default_factory=list)
     size: int = 0
-    phases: dict[tuple[int, int], Place] = field(default_factory=dict)
+    phases: dict[tuple[int, int, int], Place] = field(default_factory=dict)
     _inside: dict[Place, NDArray[np.int32]] = field(default_factory=dict)
-    _free: dict[tuple[int, ...], list[Place]] = field(default_factory=dict)
+    _made: dict[int, Place] = field(default_factory=dict)
+    _free: list[Place] = field(default_factory=list)
 
     def one_row(self, place: Place) -> dict[str, Any]:
         """Rows of a plane one after the other, borders between them, as one row of vectors."""
@@ -135,15 +139,19 @@ class Steps:
 
     def map(self, channels: int, rows: int, columns: int) -> Place:
         """Maps with a border, which is zero as no step ever writes there for good."""
-        key = (channels, rows, columns)
-        if self._free.get(key):
-            return self._free[key].pop()
+        fit = [p for p in self._free if (p.rows, p.columns) == (rows, columns)]
+        fit = [place for place in reversed(fit) if place.channels >= channels]
+        if fit:
+            place = min(fit, key=lambda place: place.channels)
+            self._free.remove(place)
+            return replace(place, channels=channels, total=channels)
         row = (columns + 2 * self.border) * self.lanes
         slack = self.width if self.lanes == 1 else 0  # the last vector of a plane ends in it
         plane = (rows + 2 * self.border) * row + slack
         start = self.size + self.border * (row + self.lanes)
         self.size += round_up(channels * plane, self.width)
-        return Place(start, channels, rows, columns, plane, row, channels)
+        self._made[start] = Place(start, channels, rows, columns, plane, row, channels)
+        return self._made[start]
 
     def vector(self, channels: int) -> Place:
         """One number per channel."""
@@ -153,11 +161,11 @@ class Steps:
 
     def release(self, place: Place) -> None:
         """Let other maps of that size lie there."""
-        for stale in [phases for phases in self.phases if phases[0] == place.start]:
+        end = place.start + place.channels * place.plane
+        for stale in [key for key in self.phases if place.start <= key[0] < end]:
             del self.phases[stale]
-        if place.rows * place.columns > 1:
-            key = (place.channels, place.rows, place.columns)
-            self._free.setdefault(key, []).append(replace(place, total=place.channels))
+        if place.start in self._made:
+            self._free.append(self._made[place.start])
 
     def whole(self, place: Place) -> Place:
         """A place that has all channels of its value."""

@@ -8,6 +8,9 @@
  * shifts; every operation below is one step of that program.
  */
 #include <stddef.h>
+#if defined(__SSE__)
+#include <immintrin.h>
+#endif
 
 #include "core.h"
 
@@ -35,9 +38,12 @@ typedef struct {
     const index_t *shifts;
     const float *weights; /* of a convolution, for each tile of outputs (taps, outputs of the tile) */
     const float *bias;    /* of an affine map the shift, and the scale in `weights` */
+    const float *before;  /* (taps, scale and shift) of an affine map of what a convolution reads,
+                             kept within `low_before` and `high_before`; NULL: none */
     const index_t *tiles; /* numbers of outputs computed together, that add up to `outputs` */
     const float *inside;  /* of a row the bits of each number that is none of a border; NULL: all */
     float low, high;      /* what results are kept within */
+    float low_before, high_before;
 } step;
 
 typedef int32_t truths __attribute__((vector_size(4 * WIDTH)));
@@ -47,10 +53,23 @@ INLINE vector chosen(truths holds, vector one, vector other) {
     return (vector)((holds & (truths)one) | (~holds & (truths)other));
 }
 
+/* Where one of both is NaN, the second. */
+#if defined(__AVX512F__)
+#define LARGER _mm512_max_ps
+#define SMALLER _mm512_min_ps
+#elif defined(__AVX2__)
+#define LARGER _mm256_max_ps
+#define SMALLER _mm256_min_ps
+#elif defined(__SSE__)
+#define LARGER _mm_max_ps
+#define SMALLER _mm_min_ps
+#else
+#define LARGER(a, b) chosen((a) > (b), a, b)
+#define SMALLER(a, b) chosen((a) < (b), a, b)
+#endif
+
 INLINE vector within(vector value, float low, float high) {
-    vector l = (vector){0} + low, h = (vector){0} + high;
-    value = chosen(value < l, l, value);
-    return chosen(value > h, h, value);
+    return SMALLER((vector){0} + high, LARGER((vector){0} + low, value));
 }
 
 INLINE float within_one(float value, float low, float high) {
@@ -69,37 +88,54 @@ typedef struct {
 
 typedef void kernel(const step *s, const float *from, float *to, operands with);
 
+/* One tap: what it reads at some positions, for all sums. */
+INLINE void add_tap(const int outputs, const int positions, const vector *x, const float *weights,
+                    vector sum[MOST_OUTPUTS][MOST_POSITIONS]) {
+#pragma GCC unroll 8
+    for (int o = 0; o < outputs; o++)
+#pragma GCC unroll 8
+        for (int p = 0; p < positions; p++) sum[o][p] += weights[o] * x[p];
+}
+
 INLINE void sums(const int outputs, const int positions, const step *s, const float *from,
                  float *to, operands with) {
-    const float *weights = with.weights;
-    vector sum[MOST_OUTPUTS][MOST_POSITIONS];
+    const float *weights = with.weights, *before = s->before;
+    const index_t *shifts = s->shifts, *end = shifts + s->taps;
+    const index_t column = s->from_column, plane = s->to_plane, next = s->to_column;
+    const index_t other_plane = s->other_plane;
+    const float low = s->low, high = s->high;
+    vector sum[MOST_OUTPUTS][MOST_POSITIONS], x[MOST_POSITIONS];
 #pragma GCC unroll 8
     for (int o = 0; o < outputs; o++)
 #pragma GCC unroll 8
         for (int p = 0; p < positions; p++) sum[o][p] = (vector){0} + with.bias[o];
-    const index_t column = s->from_column;
-    const float low = s->low, high = s->high;
-    for (index_t t = 0; t < s->taps; t++) {
-        const float *at = from + s->shifts[t];
-        vector x[MOST_POSITIONS];
+    if (before)
+        for (; shifts < end; shifts++, weights += outputs, before += 2) {
 #pragma GCC unroll 8
-        for (int p = 0; p < positions; p++) x[p] = load(at + p * column);
+            for (int p = 0; p < positions; p++)
+                x[p] = within(load(from + *shifts + p * column) * before[0] + before[1],
+                              s->low_before, s->high_before);
+            add_tap(outputs, positions, x, weights, sum);
+        }
+    else
+        for (; shifts < end; shifts++, weights += outputs) {
 #pragma GCC unroll 8
-        for (int o = 0; o < outputs; o++)
+            for (int p = 0; p < positions; p++) x[p] = load(from + *shifts + p * column);
+            add_tap(outputs, positions, x, weights, sum);
+        }
 #pragma GCC unroll 8
-            for (int p = 0; p < positions; p++) sum[o][p] += weights[o] * x[p];
-        weights += outputs;
-    }
+    for (int o = 0; o < outputs; o++)
+        if (o < with.additions)
+#pragma GCC unroll 8
+            for (int p = 0; p < positions; p++)
+                sum[o][p] += load(with.added + o * other_plane + p * next);
 #pragma GCC unroll 8
     for (int p = 0; p < positions; p++) {
         const truths bits = with.inside ? (truths)load(with.inside + p * WIDTH) : ~(truths){0};
 #pragma GCC unroll 8
-        for (int o = 0; o < outputs; o++) {
-            if (o < with.additions)
-                sum[o][p] += load(with.added + o * s->other_plane + p * s->to_column);
-            store(to + o * s->to_plane + p * s->to_column,
+        for (int o = 0; o < outputs; o++)
+            store(to + o * plane + p * next,
                   (vector)(bits & (truths)within(sum[o][p], low, high)));
-        }
     }
 }
 
@@ -349,14 +385,15 @@ static void write_results(const run *r, index_t first, index_t count, const floa
     const end *out = &r->n->output;
     const index_t image = out->channels * out->rows * out->columns;
     for (index_t c = 0; c < out->channels; c++)
-        for (index_t row = 0; row < out->rows; row++)
-            for (index_t column = 0; column < out->columns; column++) {
-                const float *from =
-                    work + out->from + c * out->plane + row * out->row + column * r->n->lanes;
-                const index_t place = (c * out->rows + row) * out->columns + column;
-                for (index_t i = 0; i < count; i++)
-                    r->results[(first + i) * image + place] = from[i];
-            }
+        for (index_t row = 0; row < out->rows; row++) {
+            const float *from = work + out->from + c * out->plane + row * out->row;
+            float *to = r->results + first * image + (c * out->rows + row) * out->columns;
+            if (r->n->lanes == 1) memcpy(to, from, (size_t)out->columns * sizeof(float));
+            else
+                for (index_t column = 0; column < out->columns; column++)
+                    for (index_t i = 0; i < count; i++)
+                        to[i * image + column] = from[column * WIDTH + i];
+        }
 }
 
 static void work_on_blocks(const void *arguments, index_t worker) {
@@ -379,5 +416,6 @@ EXPORTED void passband_run_chain(const network *n, const float *images, float *r
     in_parallel(work_on_blocks, &r, workers, workers);
 }
 
+EXPORTED index_t passband_chain_step_bytes(void) { return sizeof(step); }
 EXPORTED index_t passband_chain_width(void) { return WIDTH; }
 EXPORTED index_t passband_chain_sums(void) { return MOST_SUMS; }
