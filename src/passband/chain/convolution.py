@@ -35,7 +35,7 @@ class Before:
 def convolution(
     steps: Steps, conv: nn.Conv2d, source: Place, to: Place, before: Before | None
 ) -> list[Step]:
-    """The steps of a convolution to maps of that size, which give its values.
+    """The steps of a convolution to maps of that size, which give them.
 
     Raises:
         UnsupportedError: There are none for one of its options.
@@ -46,25 +46,9 @@ def convolution(
         layout = _plane_layout(steps, conv, source, to)
     else:
         layout = _image_layout(steps, conv, source)
-    per_group = conv.out_channels // conv.groups
-    written = []
-    for group in range(conv.groups):
-        chosen = slice(group * per_group, (group + 1) * per_group)
-        bias = None if conv.bias is None else conv.bias[chosen]
-        taps = conv.in_channels // conv.groups
-        written.append(
-            products(
-                steps,
-                layout.shifts(range(group * taps, (group + 1) * taps), conv),
-                conv.weight[chosen],
-                bias,
-                layout.source,
-                replace(to, start=to.start + group * per_group * to.plane, channels=per_group),
-                **layout.strides,
-                **_before(before),
-            )
-        )
-    return written
+    strides = layout.strides | _before(before) | {"groups": conv.groups}
+    shifts = layout.shifts(conv)
+    return [products(steps, shifts, conv.weight, conv.bias, layout.source, to, **strides)]
 
 
 def _before(before: Before | None) -> dict[str, Any]:
@@ -78,7 +62,7 @@ def _before(before: Before | None) -> dict[str, Any]:
 def transposed_convolution(
     steps: Steps, conv: nn.ConvTranspose2d, source: Place, to: Place
 ) -> list[Step]:
-    """The steps of a transposed convolution to maps of that size, which give its values.
+    """The steps of a transposed convolution to maps of that size, which give them.
 
     Of stride s it is s * s convolutions, each with some of the taps, whose results lie between each
     other's. Many images are written there; of one image each result is a map of its own before, so
@@ -172,13 +156,13 @@ class _Layout:
     shift: Callable[[int, int, int], int]
     strides: dict[str, Any]
 
-    def shifts(self, channels: range, conv: nn.Conv2d) -> list[int]:
-        """The shift of each tap: input channel, row, column of the kernel."""
+    def shifts(self, conv: nn.Conv2d) -> list[int]:
+        """The shift of each tap of the first group: input channel, row, column of the kernel."""
         rows, columns = conv.kernel_size
         (down, right) = conv.dilation
         return [
             self.shift(channel, row * int(down), column * int(right))
-            for channel in channels
+            for channel in range(conv.in_channels // conv.groups)
             for row in range(int(rows))
             for column in range(int(columns))
         ]
@@ -245,10 +229,11 @@ def products(
 ) -> Step:
     """Sums of shifted inputs: a convolution, or a linear layer of many images."""
     columns = more.get("columns", to.columns)
-    tiles = _tiles(to.channels, columns, steps.most_sums)
+    groups = more.get("groups", 1)
+    tiles = _tiles(to.channels // groups, columns, steps.most_sums)
     flat = weight.detach().flatten(1).float().numpy()
     packed, first = [], 0
-    for tile in tiles:
+    for tile in tiles * groups:
         packed.append(flat[first : first + tile].T.ravel())
         first += tile
     return steps.add(

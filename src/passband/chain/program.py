@@ -81,9 +81,8 @@ class Program(Steps):
                 break
             start = self._places[node].start
             shared = [roots[v] for v in node.all_input_nodes if self._places[v].start == start]
-            slot = self._slot(node)
-            alone = node if slot is None else slot.whole
-            roots[node] = root = shared[0] if shared else alone
+            own = self._slot(node)
+            roots[node] = root = shared[0] if shared else own.whole if own else node
             last_use[root] = max(last_use.get(root, index), last_use.get(node, index))
             for value in {roots[v] for v in node.all_input_nodes}:
                 if last_use[value] <= index and value is not root:

@@ -27,7 +27,8 @@ class Step(ctypes.Structure):
         *[
             (name, c_int64)
             for name in (
-                "kind", "source", "other", "to", "inputs", "others", "outputs", "rows", "columns",
+                "kind", "source", "other", "to", "inputs", "others", "outputs", "groups", "rows",
+                "columns",
                 "source_plane", "source_row", "source_column", "other_plane", "to_plane", "to_row",
                 "to_column", "taps", "size",
             )
@@ -179,7 +180,7 @@ class Steps:
         """A step that goes row by row, with what differs from that."""
         values = {
             "kind": kind, "source": source.start, "to": to.start, "inputs": source.channels,
-            "outputs": to.channels, "rows": to.rows, "columns": to.columns,
+            "outputs": to.channels, "groups": 1, "rows": to.rows, "columns": to.columns,
             "source_plane": source.plane, "source_row": source.row, "source_column": self.lanes,
             "to_plane": to.plane, "to_row": to.row, "to_column": self.lanes,
             "low": -INFINITY, "high": INFINITY, **more,

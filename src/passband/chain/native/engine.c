@@ -30,6 +30,7 @@ typedef struct {
     index_t kind;
     index_t from, other, to;
     index_t inputs, others, outputs; /* channels */
+    index_t groups;                  /* of channels, each a convolution of its own */
     index_t rows, columns;           /* of the result */
     index_t from_plane, from_row, from_column;
     index_t other_plane;
@@ -40,7 +41,7 @@ typedef struct {
     const float *bias;    /* of an affine map the shift, and the scale in `weights` */
     const float *before;  /* (taps, scale and shift) of an affine map of what a convolution reads,
                              kept within `low_before` and `high_before`; NULL: none */
-    const index_t *tiles; /* numbers of outputs computed together, that add up to `outputs` */
+    const index_t *tiles; /* numbers of outputs computed together, that add up to a group's */
     const float *inside;  /* of a row the bits of each number that is none of a border; NULL: all */
     float low, high;      /* what results are kept within */
     float low_before, high_before;
@@ -53,23 +54,23 @@ INLINE vector chosen(truths holds, vector one, vector other) {
     return (vector)((holds & (truths)one) | (~holds & (truths)other));
 }
 
-/* Where one of both is NaN, the second. */
+/* The larger and the smaller of a limit and a value; NaN where the value is. */
 #if defined(__AVX512F__)
-#define LARGER _mm512_max_ps
-#define SMALLER _mm512_min_ps
+#define AT_LEAST _mm512_max_ps
+#define AT_MOST _mm512_min_ps
 #elif defined(__AVX2__)
-#define LARGER _mm256_max_ps
-#define SMALLER _mm256_min_ps
+#define AT_LEAST _mm256_max_ps
+#define AT_MOST _mm256_min_ps
 #elif defined(__SSE__)
-#define LARGER _mm_max_ps
-#define SMALLER _mm_min_ps
+#define AT_LEAST _mm_max_ps
+#define AT_MOST _mm_min_ps
 #else
-#define LARGER(a, b) chosen((a) > (b), a, b)
-#define SMALLER(a, b) chosen((a) < (b), a, b)
+#define AT_LEAST(a, b) chosen((a) > (b), a, b)
+#define AT_MOST(a, b) chosen((a) < (b), a, b)
 #endif
 
 INLINE vector within(vector value, float low, float high) {
-    return SMALLER((vector){0} + high, LARGER((vector){0} + low, value));
+    return AT_MOST((vector){0} + high, AT_LEAST((vector){0} + low, value));
 }
 
 INLINE float within_one(float value, float low, float high) {
@@ -173,23 +174,29 @@ static kernel *const KERNEL_OF[MOST_OUTPUTS][MOST_POSITIONS] = {
 static void convolve(const step *s, float *work) {
     for (index_t row = 0; row < s->rows; row++) {
         operands with = {.weights = s->weights};
-        index_t done = 0;
-        for (const index_t *tile = s->tiles; done < s->outputs; done += *tile++) {
-            const index_t most = least(MOST_SUMS / *tile, MOST_POSITIONS);
-            index_t tiles = (s->columns + most - 1) / most, column = 0;
-            with.bias = s->bias + done;
-            with.additions = s->others - done;
-            for (; tiles > 0; tiles--) {
-                const index_t positions = (s->columns - column + tiles - 1) / tiles; /* of even size */
-                const index_t place = row * s->to_row + column * s->to_column;
-                with.inside = s->inside ? s->inside + column * WIDTH : NULL;
-                with.added = work + s->other + done * s->other_plane + place;
-                KERNEL_OF[*tile - 1][positions - 1](
-                    s, work + s->from + row * s->from_row + column * s->from_column,
-                    work + s->to + done * s->to_plane + place, with);
-                column += positions;
+        const index_t outputs = s->outputs / s->groups;
+        for (index_t first = 0; first < s->outputs; first += outputs) { /* of a group */
+            const float *from = work + s->from + row * s->from_row +
+                                first / outputs * (s->inputs / s->groups) * s->from_plane;
+            index_t done = first;
+            for (const index_t *tile = s->tiles; done < first + outputs; done += *tile++) {
+                const index_t most = least(MOST_SUMS / *tile, MOST_POSITIONS);
+                index_t tiles = (s->columns + most - 1) / most, column = 0;
+                with.bias = s->bias + done;
+                with.additions = s->others - done;
+                for (; tiles > 0; tiles--) {
+                    const index_t positions =
+                        (s->columns - column + tiles - 1) / tiles; /* of even size */
+                    const index_t place = row * s->to_row + column * s->to_column;
+                    with.inside = s->inside ? s->inside + column * WIDTH : NULL;
+                    with.added = work + s->other + done * s->other_plane + place;
+                    KERNEL_OF[*tile - 1][positions - 1](
+                        s, from + column * s->from_column,
+                        work + s->to + done * s->to_plane + place, with);
+                    column += positions;
+                }
+                with.weights += *tile * s->taps;
             }
-            with.weights += *tile * s->taps;
         }
     }
 }
@@ -205,29 +212,73 @@ static void convolve(const step *s, float *work) {
             __VA_ARGS__                                                                           \
         }
 
-static void pool(const step *s, float *work, int maximum) {
-    const float share = 1.0f / (float)s->taps;
+/* NaN where one of both is. */
+INLINE vector larger(vector one, vector other) {
+    return chosen((one >= other) | (one != one), one, other);
+}
+
+/* Every second number of two registers. */
+INLINE vector halved(const float *from) {
+    const vector a = load(from), b = load(from + WIDTH);
+#if WIDTH == 16
+    return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+#elif WIDTH == 8
+    return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+#else
+    return SHUFFLE(a, b, 0, 2, 4, 6);
+#endif
+}
+
+/* The first numbers of a register. */
+INLINE void store_first(float *to, vector value, index_t count) {
+    float numbers[WIDTH];
+    store(numbers, value);
+    for (index_t i = 0; i < count; i++) to[i] = numbers[i];
+}
+
+/* A row of pooled numbers of one image, whose inputs begin at every second number. */
+INLINE void pool_halved(const int maximum, const step *s, const float *from, float *to,
+                        float share) {
+    for (index_t i = 0; i < s->columns; i += WIDTH) {
+        vector sum = halved(from + 2 * i);
+        for (index_t t = 1; t < s->taps; t++) {
+            const vector next = halved(from + 2 * i + s->shifts[t]);
+            sum = maximum ? larger(sum, next) : sum + next;
+        }
+        sum = within(sum * share, s->low, s->high);
+        if (i + WIDTH <= s->columns) store(to + i, sum);
+        else store_first(to + i, sum, s->columns - i);
+    }
+}
+
+/* Another row of one image. */
+INLINE void pool_row(const int maximum, const step *s, const float *from, float *to, float share) {
+    for (index_t i = 0; i < s->columns; i++, from += s->from_column) {
+        float sum = from[0];
+        for (index_t t = 1; t < s->taps; t++) {
+            const float next = from[s->shifts[t]];
+            sum = !maximum ? sum + next : sum >= next || sum != sum ? sum : next;
+        }
+        to[i] = within_one(sum * share, s->low, s->high);
+    }
+}
+
+static void pool(const step *s, float *work, const int maximum) {
+    const float share = maximum ? 1.0f : 1.0f / (float)s->taps;
     FOR_EACH_ROW(s->outputs, {
-        for (index_t column = 0; column < s->columns; column++) {
-            const float *from = work + s->from + c * s->from_plane + row * s->from_row +
-                                column * s->from_column;
-            if (s->to_column == 1) {
-                float sum = from[0];
-                for (index_t t = 1; t < s->taps; t++) {
-                    float next = from[s->shifts[t]];
-                    sum = !maximum ? sum + next : next < sum ? sum : next;
-                }
-                to[column] = within_one(maximum ? sum : sum * share, s->low, s->high);
-            } else {
-                vector sum = load(from);
-                for (index_t t = 1; t < s->taps; t++) {
-                    vector next = load(from + s->shifts[t]);
-                    if (maximum) sum = chosen(next < sum, sum, next);
-                    else sum += next;
-                }
-                sum = maximum ? sum : sum * share;
-                store(to + column * s->to_column, within(sum, s->low, s->high));
+        const float *from = work + s->from + c * s->from_plane + row * s->from_row;
+        if (s->to_column == 1) {
+            if (s->from_column == 2) pool_halved(maximum, s, from, to, share);
+            else pool_row(maximum, s, from, to, share);
+            continue;
+        }
+        for (index_t column = 0; column < s->columns; column++, from += s->from_column) {
+            vector sum = load(from);
+            for (index_t t = 1; t < s->taps; t++) {
+                vector next = load(from + s->shifts[t]);
+                sum = maximum ? larger(sum, next) : sum + next;
             }
+            store(to + column * s->to_column, within(sum * share, s->low, s->high));
         }
     })
 }
