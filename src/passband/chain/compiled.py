@@ -47,7 +47,8 @@ class CompiledChain:
             return
         width = int(library.passband_chain_width())
         for lanes in (width, 1):
-            program = Program(lanes, width, int(library.passband_chain_sums()))
+            sums, tall = library.passband_chain_sums(), library.passband_chain_tall_outputs()
+            program = Program(lanes, width, int(sums), int(tall))
             try:
                 with undisturbed(chain), torch.no_grad():
                     program.build(chain, example_input[:1])
@@ -175,7 +176,8 @@ def open_library(path: Path) -> ctypes.CDLL:
         c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64,
     ]  # fmt: skip
     library.passband_run_chain.restype = None
-    names = ("passband_chain_step_bytes", "passband_chain_width", "passband_chain_sums")
+    names = ("passband_chain_step_bytes", "passband_chain_width", "passband_chain_sums",
+             "passband_chain_tall_outputs")
     for name in names:
         getattr(library, name).restype = c_int64
     if library.passband_chain_step_bytes() != ctypes.sizeof(Step):

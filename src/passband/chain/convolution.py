@@ -47,8 +47,14 @@ def convolution(
     else:
         layout = _image_layout(steps, conv, source)
     strides = layout.strides | _before(before) | {"groups": conv.groups}
-    shifts = layout.shifts(conv)
-    return [products(steps, shifts, conv.weight, conv.bias, layout.source, to, **strides)]
+    weight, rows = conv.weight, int(conv.kernel_size[0])
+    if layout.tall:
+        weight, rows = weight.transpose(2, 3), 1  # a shift for each column of taps
+    shifts = layout.shifts(conv, rows)
+    taps = weight[0].numel()
+    return [
+        products(steps, shifts, weight, conv.bias, layout.source, to, taps=taps, **strides)
+    ]
 
 
 def _before(before: Before | None) -> dict[str, Any]:
@@ -156,14 +162,19 @@ class _Layout:
     shift: Callable[[int, int, int], int]
     strides: dict[str, Any]
 
-    def shifts(self, conv: nn.Conv2d) -> list[int]:
-        """The shift of each tap of the first group: input channel, row, column of the kernel."""
-        rows, columns = conv.kernel_size
+    @property
+    def tall(self) -> bool:
+        """Whether several rows are computed at once."""
+        return bool(self.strides.get("tall"))
+
+    def shifts(self, conv: nn.Conv2d, rows: int) -> list[int]:
+        """Shifts of the first group's taps: input channel, so many rows, column of the kernel."""
+        columns = conv.kernel_size[1]
         (down, right) = conv.dilation
         return [
             self.shift(channel, row * int(down), column * int(right))
             for channel in range(conv.in_channels // conv.groups)
-            for row in range(int(rows))
+            for row in range(rows)
             for column in range(int(columns))
         ]
 
@@ -176,6 +187,8 @@ def _image_layout(steps: Steps, conv: nn.Conv2d, source: Place) -> _Layout:
         return channel * source.plane + down * source.row + right * steps.lanes
 
     strides = {"source_row": stride * source.row, "source_column": stride * steps.lanes}
+    if _is_tall(conv) and conv.out_channels // conv.groups <= steps.most_tall:
+        strides["tall"] = 1
     return _Layout(source, shift, strides)
 
 
@@ -188,6 +201,9 @@ def _plane_layout(steps: Steps, conv: nn.Conv2d, source: Place, to: Place) -> _L
             down, right = row - before, column - before
             return channel * source.plane + down * source.row + right
 
+        if _is_tall(conv) and to.columns % steps.width == 0:  # a row is whole registers
+            strides = {"columns": to.columns // steps.width, "source_column": steps.width}
+            strides |= {"to_column": steps.width, "tall": 1}
         return _Layout(source, same, strides)
     if stride != 2 or 2 * to.columns not in (source.columns, source.columns + 1):
         raise UnsupportedError(f"Conv2d of stride {stride} that changes the size of one image")
@@ -199,6 +215,11 @@ def _plane_layout(steps: Steps, conv: nn.Conv2d, source: Place, to: Place) -> _L
         return phase * phases.plane + row // 2 * phases.row + column // 2
 
     return _Layout(phases, halved, strides)
+
+
+def _is_tall(conv: nn.Conv2d) -> bool:
+    """Whether the engine has a kernel for several rows of it."""
+    return (conv.kernel_size[0], conv.stride[0], conv.dilation[0]) == (3, 1, 1)
 
 
 def _phases(steps: Steps, source: Place, to: Place) -> Place:
@@ -230,7 +251,11 @@ def products(
     """Sums of shifted inputs: a convolution, or a linear layer of many images."""
     columns = more.get("columns", to.columns)
     groups = more.get("groups", 1)
-    tiles = _tiles(to.channels // groups, columns, steps.most_sums)
+    outputs = to.channels // groups
+    if more.get("tall"):
+        tiles = _shared_out(outputs, steps.most_tall)
+    else:
+        tiles = _tiles(outputs, columns, steps.most_sums)
     flat = weight.detach().flatten(1).float().numpy()
     packed, first = [], 0
     for tile in tiles * groups:
@@ -240,12 +265,11 @@ def products(
         CONVOLVE,
         source,
         to,
-        taps=len(shifts),
         shifts=np.array(shifts, dtype=np.int64),
         weights=np.concatenate(packed).astype(np.float32),
         bias=numbers(bias, to.channels),
         tiles=np.array(tiles, dtype=np.int64),
-        **more,
+        **{"taps": len(shifts), **more},
     )
 
 
@@ -253,6 +277,11 @@ def _tiles(outputs: int, columns: int, most_sums: int) -> list[int]:
     """How many outputs are computed together: like numbers that fill the registers."""
     positions = min(columns, 4 if outputs > 3 else 8)
     most = min(_MOST_OUTPUTS, max(1, most_sums // positions), outputs)
+    return _shared_out(outputs, most)
+
+
+def _shared_out(outputs: int, most: int) -> list[int]:
+    """As few like numbers as there can be."""
     count = -(-outputs // most)
     return [outputs // count + (tile < outputs % count) for tile in range(count)]
 

@@ -48,6 +48,7 @@ class Program(Steps):
         lanes: 1, or the numbers in a register.
         width: Numbers in a register.
         most_sums: Registers for sums.
+        most_tall: Outputs at once of a convolution at several rows.
     """
 
     input: End = field(default_factory=End)

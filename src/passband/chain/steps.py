@@ -30,7 +30,7 @@ class Step(ctypes.Structure):
                 "kind", "source", "other", "to", "inputs", "others", "outputs", "groups", "rows",
                 "columns",
                 "source_plane", "source_row", "source_column", "other_plane", "to_plane", "to_row",
-                "to_column", "taps", "size",
+                "to_column", "taps", "size", "tall",
             )
         ],
         ("shifts", c_void_p),
@@ -102,6 +102,7 @@ class Steps:
         lanes: 1, or the numbers in a register.
         width: Numbers in a register.
         most_sums: Registers for sums.
+        most_tall: Outputs at once of a convolution at several rows.
         border: Zeros around each map.
         phases: Where every second row and column of a place lie, by its start, its channels and
             their rows' length.
@@ -110,6 +111,7 @@ class Steps:
     lanes: int
     width: int
     most_sums: int
+    most_tall: int
     border: int = 0
     steps: list[Step] = field(default_factory=list)
     arrays: list[NDArray[Any]] = field(default_factory=list)
