@@ -174,9 +174,12 @@ class Program(Steps):
     def _affine(
         self, node: fx.Node, source: Place, scale: Tensor, shift: Tensor, **more: float
     ) -> None:
-        to = self.vector(source.channels) if source.row == self.lanes else self._to(node)
+        is_vector = source.row == self.lanes
+        to = self.vector(source.channels) if is_vector else self._to(node)
         both = [numbers(value, source.channels) for value in (scale, shift)]
-        step = self.add(AFFINE, source, to, weights=both[0], bias=both[1], **more)
+        whole = self.lanes == 1 and source.row == to.row and not is_vector
+        rows = self.one_row(to) | {"inside": self.inside(to)} if whole else {}
+        step = self.add(AFFINE, source, to, weights=both[0], bias=both[1], **rows, **more)
         self._done(node, to, step)
 
     def _to(self, node: fx.Node) -> Place:

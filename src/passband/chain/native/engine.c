@@ -317,14 +317,20 @@ INLINE vector halved(const float *from) {
 #endif
 }
 
-/* The first numbers of a register. */
-INLINE void store_first(float *to, vector value, index_t count) {
-    float numbers[WIDTH];
-    store(numbers, value);
-    for (index_t i = 0; i < count; i++) to[i] = numbers[i];
+/* The first numbers of a register, then zeros. */
+INLINE vector first_of(vector value, index_t count) {
+#if WIDTH == 16
+    const truths places = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif WIDTH == 8
+    const truths places = {0, 1, 2, 3, 4, 5, 6, 7};
+#else
+    const truths places = {0, 1, 2, 3};
+#endif
+    return (vector)((places < (truths){0} + (int32_t)count) & (truths)value);
 }
 
-/* A row of pooled numbers of one image, whose inputs begin at every second number. */
+/* A row of pooled numbers of one image, whose inputs begin at every second number. The zeros that are
+ * stored beyond its end are of a border, or of the rows that come next. */
 INLINE void pool_halved(const int maximum, const step *s, const float *from, float *to,
                         float share) {
     for (index_t i = 0; i < s->columns; i += WIDTH) {
@@ -334,8 +340,7 @@ INLINE void pool_halved(const int maximum, const step *s, const float *from, flo
             sum = maximum ? larger(sum, next) : sum + next;
         }
         sum = within(sum * share, s->low, s->high);
-        if (i + WIDTH <= s->columns) store(to + i, sum);
-        else store_first(to + i, sum, s->columns - i);
+        store(to + i, first_of(sum, s->columns - i));
     }
 }
 
@@ -399,6 +404,11 @@ static void affine(const step *s, float *work) {
     FOR_EACH_ROW(s->outputs, {
         const float *a = work + s->from + c * s->from_plane + row * s->from_row;
         const float scale = s->weights[c], shift = s->bias[c];
+        for (index_t v = 0; s->inside && v < s->columns * WIDTH; v += WIDTH) {
+            const vector result = within(load(a + v) * scale + shift, s->low, s->high);
+            store(to + v, (vector)((truths)load(s->inside + v) & (truths)result));
+        }
+        if (s->inside) continue;
         const index_t length = row_length(s);
         FOR_EACH(i, length, SCALED)
     })
@@ -412,14 +422,14 @@ static void copy(const step *s, float *work) {
     })
 }
 
-/* Every second row and column, four ways: a convolution of stride 2 is one of stride 1 on those. */
+/* Every second row and column, four ways: a convolution of stride 2 is one of stride 1 on those. What
+ * is stored beyond a row's end is of the next one, or of none. */
 static void phases(const step *s, float *work) {
     FOR_EACH_ROW(4 * s->inputs, {
         const index_t phase = c % 4;
-        const float *restrict a = work + s->from + c / 4 * s->from_plane +
-                                  (2 * row + phase / 2) * s->from_row + phase % 2;
-        float *restrict result = to;
-        for (index_t column = 0; column < s->columns; column++) result[column] = a[2 * column];
+        const float *a = work + s->from + c / 4 * s->from_plane +
+                         (2 * row + phase / 2) * s->from_row + phase % 2;
+        for (index_t i = 0; i < s->columns; i += WIDTH) store(to + i, halved(a + 2 * i));
     })
 }
 
