@@ -54,7 +54,7 @@ def measure(name: str, config: FrequencyRegularization) -> list[dict]:
         network.steps, network.count = ctypes.addressof(array), len(chosen)
         arguments = (
             ctypes.addressof(network), maps.data_ptr(), results.data_ptr(), IMAGES,
-            prepared.work.data_ptr(), 1,
+            prepared._work, 1,
         )  # fmt: skip
         return seconds(lambda: prepared.run_chain(*arguments), 20) / IMAGES
 

@@ -52,9 +52,7 @@ def convolution(
         weight, rows = weight.transpose(2, 3), 1  # a shift for each column of taps
     shifts = layout.shifts(conv, rows)
     taps = weight[0].numel()
-    return [
-        products(steps, shifts, weight, conv.bias, layout.source, to, taps=taps, **strides)
-    ]
+    return [products(steps, shifts, weight, conv.bias, layout.source, to, taps=taps, **strides)]
 
 
 def _before(before: Before | None) -> dict[str, Any]:
