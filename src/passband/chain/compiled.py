@@ -54,7 +54,10 @@ class CompiledChain:
                     program.build(chain, example_input[:1])
             except UnsupportedError as error:
                 if lanes == width:
-                    self.reason = f"the engine has no {error}"
+                    self.reason = (
+                        f"the engine has no {error}; PyTorch runs the chain, and ONNX Runtime "
+                        "what passband.export_onnx makes of it"
+                    )
                     return
                 continue
             self._programs[lanes] = _Prepared(library, program)

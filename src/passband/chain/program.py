@@ -136,6 +136,8 @@ class Program(Steps):
         self._made_by[node] = list(steps)
 
     def _linear(self, node: fx.Node, layer: nn.Linear, source: Place) -> None:
+        if len(shape := _shape(node.all_input_nodes[0])) != 2:
+            raise UnsupportedError(f"Linear along the last axis of {shape} without torch.flatten")
         source = self.whole(source)
         shifts = [
             channel * source.plane + row * source.row + column * self.lanes
@@ -333,7 +335,7 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
     meta = node.meta.get("tensor_meta")
     shape = tuple(getattr(meta, "shape", ()))
     if len(shape) not in (2, 4):
-        raise UnsupportedError(f"a value of shape {shape}")
+        raise UnsupportedError(f"value of shape {shape}, only maps (B, C, H, W) and (B, C)")
     return shape
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Kinds of steps, as in engine.c.
+# Kinds of steps, as in step.h.
 (
     CONVOLVE, AVERAGE, MAXIMUM, ADD, AFFINE, COPY, PHASES, LINEAR, INTERLEAVE,
 ) = range(9)  # fmt: skip
@@ -21,7 +21,7 @@ class UnsupportedError(Exception):
 
 
 class Step(ctypes.Structure):
-    """`step` of engine.c."""
+    """`step` of step.h."""
 
     _fields_ = [
         *[
