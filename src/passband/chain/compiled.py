@@ -77,17 +77,14 @@ class CompiledChain:
             ValueError: They have another shape than the example.
         """
         shape = images.shape
-        if shape[1:] != self.input_shape:
-            raise ValueError(
-                f"images have shape {tuple(shape)}; allowed is (B, "
-                f"{', '.join(map(str, self.input_shape))})"
-            )
         if self.reason is not None or images.dtype != torch.float32 or images.is_cuda:
+            self._check(shape)
             with torch.no_grad():
                 output: Tensor = self.chain(images)
             return output
         plan, threads = self._plan, torch.get_num_threads()
         if plan.shape != shape or plan.threads != threads:
+            self._check(shape)
             plan = self._plan = self._planned(shape, threads)
         images = images.contiguous()
         results = torch.empty_like(plan.like)  # in half the time of torch.empty
@@ -96,6 +93,13 @@ class CompiledChain:
             for part in plan.parts:
                 part.program.run(source + part.start, target + part.to, part.images, part.workers)
         return results
+
+    def _check(self, shape: torch.Size) -> None:
+        if shape[1:] != self.input_shape:
+            raise ValueError(
+                f"images have shape {tuple(shape)}; allowed is (B, "
+                f"{', '.join(map(str, self.input_shape))})"
+            )
 
     def _planned(self, shape: torch.Size, threads: int) -> "_Plan":
         """Which images are computed in blocks, and which one by one."""
