@@ -356,3 +356,9 @@ def test_errors() -> None:
     x = maps((3, 8, 8)).double()
     with pytest.raises(RuntimeError):  # torch's own, of the weights' type
         fast(x)
+
+
+def test_a_library_of_another_version_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "Step", steps.End)
+    with pytest.raises(OSError, match="compiled from another version"):
+        open_library(LIBRARIES[0])
