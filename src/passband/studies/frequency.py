@@ -28,7 +28,7 @@ from passband.studies.results import write_results
 from passband.studies.trainings import Training, train_all
 from passband.train import TrainConfig, load_run
 from passband.train.evaluation import make_model
-from passband.train.parts import load_parts, size
+from passband.train.parts import load_parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,10 +125,9 @@ def run(
             weight_decay=weight_decay, scheduler="cosine", limit_train=limit_train,
             limit_test=limit_test,
         )  # fmt: skip
-        parts = load_parts(base)
-        steps = max(1, round(shrink_share * epochs * -(-size(parts.train) // batch_size)))
-        example = torch.zeros(1, *parts.bundle.input_shape)
-        whole = model_macs(make_model(base, parts.bundle).eval(), example)
+        bundle = load_parts(base).bundle
+        example = torch.zeros(1, *bundle.input_shape)
+        whole = model_macs(make_model(base, bundle).eval(), example)
         seeded = [replace(base, seed=seed) for seed in range(seeds)]
         dense: list[Training] = []
         if any(name == "dense" or name.endswith("taught") for name in chosen):
@@ -147,7 +146,7 @@ def run(
                 else:
                     options = {"keep": keep, **CONTENDERS[name]}
                     if options["method"] == "frequency":
-                        options |= {"shrink": shrink, "shrink_steps": steps}
+                        options |= {"shrink": shrink, "shrink_share": shrink_share}
                     trained: list[Training] = []
                     for seed, config in enumerate(seeded):
                         if name.endswith("taught"):
