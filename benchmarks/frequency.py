@@ -34,7 +34,7 @@ class Plan:
 
 
 _PLAIN = "chain-budget,small-budget,pruned"
-_LARGE = {"images": 50_000, "test_images": 10_000, "batch_size": 64}
+_LARGE = {"images": 16_000, "test_images": 5_000}
 PLANS = (
     Plan("vgg8", "0.007,0.02", f"dense,{_PLAIN},chain,small", **_LARGE),
     *(
