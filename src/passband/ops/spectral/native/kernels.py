@@ -127,7 +127,7 @@ def _frequencies(geometry: ConvGeometry) -> int:
 
 
 def mark(table: BinsTable, real: Tensor, threshold: float) -> tuple[Tensor, int]:
-    """Bits of the coefficients of at least a magnitude, and their number.
+    """Bits of the coefficients of at least a magnitude that are not zero, and their number.
 
     Args:
         table: Of the bins.
