@@ -18,7 +18,7 @@ from passband.ops.band_limited_conv.op import (
     geometry_arguments,
 )
 from passband.ops.spectral import resample
-from passband.ops.spectral.codec import SPECTRA, Maps
+from passband.ops.spectral.codec import SPECTRA, Codec, Maps
 from passband.ops.spectral.convolution_gradient import gradient_only
 from passband.ops.spectral.frame import Frame
 from passband.ops.spectral.on_map import OnMap
@@ -152,16 +152,17 @@ class SpectralStage:
 
     def codecs(self) -> dict[str, Any]:
         """How `compute` has its sources read and its result stored: of `StageOptions`."""
-        if not self.layer.on_map:
-            return {}
-        writes = Maps(self.result, self.layer.threshold)
-        if self.takes_spectra:
-            return {"writes": writes}
+        if not self.layer.on_map or self.takes_spectra:
+            return {"writes": self.writes()}
         return {
             "reads": tuple(Maps(f.frame) if f else SPECTRA for f in self.forms),
-            "writes": writes,
+            "writes": self.writes(),
             "bundles": self.bundles,
         }
+
+    def writes(self, layout: torch.memory_format = torch.contiguous_format) -> Codec:
+        """How the result of `compute` is stored; gradients come back to maps of a layout."""
+        return Maps(self.result, self.layer.threshold, layout) if self.layer.on_map else SPECTRA
 
     def compute(
         self, sources: list[Tensor], parameters: Sequence[Tensor | None], first: bool
