@@ -132,7 +132,8 @@ def _block(
 
     def reader(form: Form, channels: int) -> Reader:
         codec = Maps(form.frame, layout=layout) if on_map else SPECTRA
-        return Reader(channels, codec, form.finish)
+        idempotent = form.then is None or form.then.is_idempotent
+        return Reader(channels, codec, form.finish, idempotent)
 
     own = [
         BlockStage(

@@ -39,24 +39,30 @@ class Reader:
         channels: How many.
         codec: Unpacks it.
         finish: What is still to be done then.
+        is_idempotent: Whether to do that again changes nothing, as of ReLU; then its gradient is
+            taken from the result.
     """
 
     channels: int
     codec: Codec
     finish: Callable[[Tensor], Tensor]
+    is_idempotent: bool
 
     def read(self, units: Sequence[PackedSpectrum]) -> Tensor:
         """The channels of some images."""
         return self.finish(self.codec.decode(units))
 
-    def adjoint(self, grad: Tensor, units: Sequence[PackedSpectrum]) -> list[Tensor]:
+    def adjoint(
+        self, grad: Tensor, channels: Tensor, units: Sequence[PackedSpectrum]
+    ) -> list[Tensor]:
         """The gradients of the units' values from that of the channels."""
-        dense = self.codec.decode(units).requires_grad_()
+        dense = channels if self.is_idempotent else self.codec.decode(units)
+        dense = dense.detach().requires_grad_()
         with torch.enable_grad():
             finished = self.finish(dense)
         (own,) = torch.autograd.grad(finished, dense, grad.to(finished.dtype))
-        return [g.to(u.dtype) for g, u in zip(self.codec.decode_adjoint(own, units), units,
-                                              strict=True)]  # fmt: skip
+        found = self.codec.decode_adjoint(own, units)
+        return [g.to(unit.dtype) for g, unit in zip(found, units, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -141,10 +147,10 @@ class _Channels:
         self.memory.narrow(axis, self.count, piece.shape[axis]).copy_(piece)
         self.count += piece.shape[axis]
 
-    def first(self, count: int) -> Tensor:
-        """The first so many."""
+    def some(self, first: int, count: int) -> Tensor:
+        """So many from one on."""
         assert self.memory is not None
-        return self.memory.narrow(self.block.axis, 0, count)
+        return self.memory.narrow(self.block.axis, first, count)
 
 
 class _Block(torch.autograd.Function):
@@ -158,7 +164,7 @@ class _Block(torch.autograd.Function):
             for reader, units in zip(block.readers, group.units_of_sources(), strict=True):
                 channels.add(reader.read(units))
             for stage, own, result in zip(block.stages, parameters, results, strict=True):
-                dense = stage.function([channels.first(channels.count)], own, True)
+                dense = stage.function([channels.some(0, channels.count)], own, True)
                 units = stage.options.writes.encode(
                     dense.detach(), group.images, stage.options.storage, stage.options.sparse
                 )
@@ -272,12 +278,16 @@ class _Backward:
         """A stage's backward pass, from the gradients of the values that it has stored."""
         stage = self.block.stages[place]
         count = self.block.channels_before(place)
-        given = self.channels.first(count).detach().requires_grad_(needed)
+        given = self.channels.some(0, count).detach()
+        # what it computes with copies channels that do not lie side by side, forward and backward
+        given = given.contiguous(memory_format=self.block.layout).requires_grad_(needed)
+        wanted = [leaf for leaf in (given, *leaves) if leaf is not None and leaf.requires_grad]
+        if not wanted:
+            return
         with torch.enable_grad(), self.autocast():
             result = stage.function([given], leaves, False)
         own = [(u, u.bits, g) for u, g in zip(self.results[place], of_values, strict=True)]
         cotangent = stage.options.writes.encode_adjoint(own, result.device).to(result.dtype)
-        wanted = [leaf for leaf in (given, *leaves) if leaf is not None and leaf.requires_grad]
         found = iter(torch.autograd.grad(result, wanted, cotangent, allow_unused=True))
         del result, cotangent
         of_channels = next(found) if needed else None
@@ -292,7 +302,8 @@ class _Backward:
 
     def _taken(self, first: int, reader: Reader, units: Sequence[PackedSpectrum]) -> list[Tensor]:
         assert self.grad is not None
-        return reader.adjoint(self.grad.narrow(self.block.axis, first, reader.channels), units)
+        grad = self.grad.narrow(self.block.axis, first, reader.channels)
+        return reader.adjoint(grad, self.channels.some(first, reader.channels), units)
 
     def _readers(self) -> Iterator[tuple[Reader, Sequence[PackedSpectrum]]]:
         """All that is read, in the order of the channels."""
