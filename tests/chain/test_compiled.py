@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from passband.chain import compile_chain, compiled
-from passband.chain.compiled import CompiledChain, load_library, open_library
+from passband.chain.compiled import FUNCTIONS, CompiledChain, load_library
 from passband.ops import kernel_files
+from passband.ops.kernel_files import open_kernels
 from tests.convert.frequency.cases import NETWORKS, maps, trained
 from tests.support import relative_error
 
@@ -25,7 +26,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     runnable = kernel_files.runnable()
     if request.param.stem.removeprefix("kernels_") not in runnable:
         pytest.skip("of another processor")
-    monkeypatch.setattr(compiled, "load_library", lambda: open_library(request.param))
+    monkeypatch.setattr(compiled, "load_library", lambda: open_kernels(request.param, FUNCTIONS))
 
 
 def engine(model: nn.Module, shape: tuple[int, ...]) -> CompiledChain:

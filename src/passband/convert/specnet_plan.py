@@ -225,7 +225,7 @@ def _beside_its_input(conv: fx.Node) -> fx.Node | None:
     (given,), users = conv.all_input_nodes, list(conv.users)
     if len(users) != 1 or users[0].target is not SpectralMap.cat:
         return None
-    return users[0] if list(users[0].args[0]) == [given, conv] else None
+    return users[0] if users[0].args == ([given, conv],) else None
 
 
 def global_mean(maps: SpectralMap) -> torch.Tensor:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from passband.nn.probes import has_other_hooks
 from passband.nn.specnet import SpectralConv, differentiates, tracked_tensors
@@ -67,13 +67,15 @@ def dense_block(
 def _may_run_together(maps: SpectralMap, layers: Sequence[SpectralConv]) -> bool:
     if torch.compiler.is_compiling() or is_transformed():
         return False
-    tensors = [t for piece in maps.pieces for t in tracked_tensors(piece.spectrum)]
+    tensors: list[Tensor | None] = [
+        t for piece in maps.pieces for t in tracked_tensors(piece.spectrum)
+    ]
     tensors += [p for layer in layers for p in layer.stage_parameters()]
     rounds = any(layer.storage != "float32" for layer in layers)
     if not differentiates(tensors) and (rounds or not is_evaluated_eagerly()):
         return False  # without gradients, nothing is rounded
     watched = [layer for layer in layers if has_other_hooks(layer)]
-    return not watched and not nn.modules.module._has_any_global_hook()
+    return not watched and not nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
 
 
 def _stages(maps: SpectralMap, layers: Sequence[SpectralConv]) -> list[SpectralStage] | None:

@@ -165,12 +165,12 @@ class _Block(torch.autograd.Function):
                 channels.add(reader.read(units))
             for stage, own, result in zip(block.stages, parameters, results, strict=True):
                 dense = stage.function([channels.some(0, channels.count)], own, True)
-                units = stage.options.writes.encode(
+                made = stage.options.writes.encode(
                     dense.detach(), group.images, stage.options.storage, stage.options.sparse
                 )
-                result += units
+                result += made
                 if stage.reader is not None:
-                    channels.add(stage.reader.read(units))
+                    channels.add(stage.reader.read(made))
         kept = [
             tensor
             for stage, result in zip(block.stages, results, strict=True)
@@ -308,9 +308,9 @@ class _Backward:
     def _readers(self) -> Iterator[tuple[Reader, Sequence[PackedSpectrum]]]:
         """All that is read, in the order of the channels."""
         yield from zip(self.block.readers, self.group.units_of_sources(), strict=True)
-        for stage, units in zip(self.block.stages, self.results, strict=True):
+        for stage, made in zip(self.block.stages, self.results, strict=True):
             if stage.reader is not None:
-                yield stage.reader, units
+                yield stage.reader, made
 
 
 def _kept(stage: BlockStage, units: Sequence[PackedSpectrum]) -> list[Tensor | None]:

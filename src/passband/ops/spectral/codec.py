@@ -204,4 +204,4 @@ def _spectra_table(bins: int) -> kernels.BinsTable:
     """The coefficients of a dense spectrum, as the kernels see them: two rows each."""
     real = np.arange(bins, dtype=np.int32)
     rows = np.stack([real, real, bins + real, bins + real], 1)
-    return kernels.BinsTable(rows, np.tile(np.float32([1, 0, 1, 0]), (bins, 1)))
+    return kernels.BinsTable(rows, np.tile(np.array([1, 0, 1, 0], np.float32), (bins, 1)))

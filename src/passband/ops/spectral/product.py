@@ -151,7 +151,8 @@ def _three(spectrum: Tensor) -> Tensor:
 
 def _by_group(spectrum: Tensor, groups: int) -> Tensor:
     """(..., F, B, C) as (..., F, groups, B, C / groups)."""
-    return spectrum.unflatten(-1, (groups, -1)).transpose(-2, -3)
+    shape = (*spectrum.shape[:-1], groups, spectrum.shape[-1] // groups)
+    return spectrum.view(shape).transpose(-2, -3)
 
 
 def _filters(weight: Tensor, matrix: Tensor, groups: int) -> Tensor:
