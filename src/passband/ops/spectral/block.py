@@ -259,11 +259,11 @@ class _Backward:
             self._through(place, of_values, leaves[place], sums[place], needed)
         found: list[list[Tensor | None]] = []
         at = 0
-        for reader, units in zip(block.readers, self.group.units_of_sources(), strict=True):
+        for reader, own in zip(block.readers, self.group.units_of_sources(), strict=True):
             if self.grad is None or not needs_sources:
-                found.append([None] * len(units))
+                found.append([None] * len(own))
             else:
-                found.append(list(self._taken(at, reader, units)))
+                found.append(list(self._taken(at, reader, own)))
             at += reader.channels
         return found
 
