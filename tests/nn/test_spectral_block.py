@@ -21,6 +21,10 @@ CASES: dict[str, dict[str, Any]] = {
     "batch norm": {"activation": "relu", "threshold": 0.4, "bias": False},
     "activation first": {"activation": "tanh", "threshold": 0.4, "order": "activation-first"},
     "spectrum": {"activation": "spectral-tanh", "threshold": 0.4},
+    "softsign": {"activation": "spectral-softsign", "threshold": 0.4},
+    "hardtanh": {"activation": "spectral-hardtanh", "threshold": 0.4},
+    "arctan": {"activation": "spectral-arctan", "threshold": 0.4},
+    "no activation": {"threshold": 0.4},
     "learned scale": {"activation": "spectral-tanh", "threshold": 0.4, "learned_scale": True},
     "no threshold": {"activation": "relu", "compression": 0.3},
     "int8": {"activation": "relu", "threshold": 0.4, "storage": "int8"},
@@ -38,7 +42,8 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return run(block, *arguments)
 
     monkeypatch.setattr(spectral_block, "run_block", noted)
-    monkeypatch.setattr(spectral_block, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(spectral_block, "MAP_BYTES", 1)
+    monkeypatch.setattr(spectral_block, "SPECTRUM_BYTES", 1)
     return ran
 
 

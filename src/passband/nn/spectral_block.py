@@ -16,9 +16,9 @@ from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import StoredSpectrum, store
 from passband.ops.tracing import is_evaluated_eagerly, is_transformed
 
-BLOCK_BYTES = 12 << 20
-"""What all channels of the images in work should not exceed: larger than for a single stage, since
-every layer's products have fewer channels to give."""
+MAP_BYTES, SPECTRUM_BYTES = 6 << 20, 12 << 20
+"""What all channels of the images in work should not exceed, as maps, and as spectra: then every
+few images, filters are transformed."""
 
 
 def dense_block(
@@ -126,7 +126,7 @@ def _block(
         layers[0].threshold > 0,
         splits=not any(layer.norm and layer.training for layer in layers),
         image_bytes=layers[0].weight.element_size() * channels * max(points),
-        dense_bytes=BLOCK_BYTES,
+        dense_bytes=MAP_BYTES if on_map else SPECTRUM_BYTES,
     )
     layout = torch.contiguous_format
     if on_map and len(maps.shape) == 4 and layers[0].weight.device.type == "cpu":
@@ -143,6 +143,7 @@ def _block(
             len(layer.stage_parameters()),
             StageOptions(layer.storage, layer.threshold > 0, writes=stage.writes(layout)),
             None if stage is stages[-1] else reader(stage.form, layer.out_channels),
+            stage.gradient_only if stage.is_known_by_its_result else None,
         )
         for layer, stage in zip(layers, stages, strict=True)
     ]

@@ -74,12 +74,15 @@ class BlockStage:
         parameters: How many tensors it uses besides.
         options: How its result is stored.
         reader: How the stages after it read its result; None where there are none.
+        gradient_only: From the channels, the parameters and the result, something that has the
+            function's gradients; None where there is no such thing.
     """
 
     function: StageFunction
     parameters: int
     options: StageOptions
     reader: Reader | None
+    gradient_only: Callable[[list[Tensor], Sequence[Tensor | None], Tensor], Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -285,7 +288,11 @@ class _Backward:
         if not wanted:
             return
         with torch.enable_grad(), self.autocast():
-            result = stage.function([given], leaves, False)
+            if stage.gradient_only is None or stage.reader is None:
+                result = stage.function([given], leaves, False)
+            else:
+                known = self.channels.some(count, stage.reader.channels)
+                result = stage.gradient_only([given], leaves, known)
         own = [(u, u.bits, g) for u, g in zip(self.results[place], of_values, strict=True)]
         cotangent = stage.options.writes.encode_adjoint(own, result.device).to(result.dtype)
         found = iter(torch.autograd.grad(result, wanted, cotangent, allow_unused=True))

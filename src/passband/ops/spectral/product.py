@@ -30,6 +30,7 @@ def spectral_conv(
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
     groups: int = 1,
+    is_needed: bool = True,
 ) -> Tensor:
     """The circular convolution of maps, from spectrum to spectrum.
 
@@ -43,6 +44,7 @@ def spectral_conv(
         padding: Place of the filter's centre, as torch's convolutions name it.
         dilation: Distance between taps.
         groups: Groups of channels.
+        is_needed: Otherwise zeros stand in for the product, which have its gradients.
 
     Returns:
         The spectrum (2, F, B, O).
@@ -62,9 +64,10 @@ def spectral_conv(
     active = _active(spectrum)
     bins, outputs = frame.bins, weight.shape[0]
     if active is None:
-        result = _product(spectrum, weight, matrix, groups)
+        result = _product(spectrum, weight, matrix, groups, is_needed)
     else:
-        found = _product(spectrum[:, active], weight, matrix[:, active], groups)
+        part = spectrum[:, active], weight, matrix[:, active]
+        found = _product(*part, groups, is_needed)
         result = found.new_zeros(2, bins, spectrum.shape[2], outputs).index_copy(1, active, found)
     # rounding leaves something where the symmetry asks for zero
     alone = self_conjugate_bins(frame.band).to(spectrum.device)
@@ -86,11 +89,13 @@ def _active(spectrum: Tensor) -> Tensor | None:
     return None if count > 0.9 * len(nonzero) else nonzero.nonzero().squeeze(1)
 
 
-def _product(spectrum: Tensor, weight: Tensor, matrix: Tensor, groups: int) -> Tensor:
+def _product(
+    spectrum: Tensor, weight: Tensor, matrix: Tensor, groups: int, is_needed: bool
+) -> Tensor:
     """The products of all frequencies: (2, F, B, C) times filters, to (2, F, B, O)."""
     if is_transformed() or torch.compiler.is_compiling():
         return _combined(_parts_product(_three(spectrum), _filters(weight, matrix, groups)))
-    result: Tensor = _Product.apply(spectrum, weight, matrix, groups)
+    result: Tensor = _Product.apply(spectrum, weight, matrix, groups, is_needed)
     return result
 
 
@@ -98,9 +103,13 @@ class _Product(torch.autograd.Function):
     """A few frequencies at a time; filters are transformed again rather than kept."""
 
     @staticmethod
-    def forward(ctx: Any, spectrum: Tensor, weight: Tensor, matrix: Tensor, groups: int) -> Tensor:
+    def forward(
+        ctx: Any, spectrum: Tensor, weight: Tensor, matrix: Tensor, groups: int, is_needed: bool
+    ) -> Tensor:
         ctx.save_for_backward(spectrum, weight, matrix)
         ctx.groups = groups
+        if not is_needed:
+            return spectrum.new_zeros(*spectrum.shape[:3], weight.shape[0])
         made = [
             _combined(_parts_product(_three(part), _filters(weight, own, groups)))
             for own, part in _chunks(matrix, weight, spectrum)
@@ -131,7 +140,7 @@ class _Product(torch.autograd.Function):
         if needs_weight:
             outputs, inputs = weight.shape[:2]
             of_weight = of_taps.view(-1, outputs, inputs).permute(1, 2, 0).reshape(weight.shape)
-        return of_spectrum, of_weight, None, None
+        return of_spectrum, of_weight, None, None, None
 
 
 def _chunks(matrix: Tensor, weight: Tensor, *spectra: Tensor) -> Iterator[tuple[Tensor, ...]]:
