@@ -5,6 +5,7 @@ one library per instruction set; passband loads the one that PyTorch says the ma
 any, passband computes the same by PyTorch's own operators.
 """
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -12,14 +13,12 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PACKAGE = Path("src/passband")
-CONVOLUTION = PACKAGE / "ops/band_limited_conv/native"
-CHAIN = PACKAGE / "chain/native"  # these two share threads and memory with the first
-SPECTRAL = PACKAGE / "ops/spectral/native"
+SOURCES = Path("src/passband/ops/kernel_sources.py")
 INSTRUCTIONS = {
     "x86_64": {
         "avx512": ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx2", "-mfma"],
@@ -37,17 +36,8 @@ class KernelBuildHook(BuildHookInterface):
         """Compile before files are collected, for a wheel as for an editable installation."""
         if self.target_name != "wheel":
             return
-        libraries = {
-            Path(self.root, CONVOLUTION): sorted(Path(self.root, CONVOLUTION).glob("*.c")),
-            **{
-                Path(self.root, folder): [
-                    *sorted(Path(self.root, folder).glob("*.c")),
-                    Path(self.root, CONVOLUTION, "core.c"),
-                ]
-                for folder in (CHAIN, SPECTRAL)
-            },
-        }
-        for folder in libraries:
+        sources = _sources(Path(self.root, SOURCES))
+        for folder in sources.FOLDERS:
             for old in folder.glob("kernels_*.so"):
                 old.unlink()
         compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
@@ -56,7 +46,7 @@ class KernelBuildHook(BuildHookInterface):
             return
         compiled = [
             self._compile(compiler, folder, sources, name, flags)
-            for folder, sources in libraries.items()
+            for folder in sources.FOLDERS
             for name, flags in INSTRUCTIONS.get(platform.machine().lower(), {"default": []}).items()
         ]
         if any(compiled):
@@ -65,13 +55,13 @@ class KernelBuildHook(BuildHookInterface):
             build_data["tag"] = f"py3-none-{tag}"
 
     def _compile(
-        self, compiler: str, folder: Path, sources: list[Path], name: str, flags: list[str]
+        self, compiler: str, folder: Path, sources: ModuleType, name: str, flags: list[str]
     ) -> bool:
         target = folder / f"kernels_{name}.so"
         command = [
             *compiler.split(), "-std=gnu11", "-O3", "-fno-math-errno", "-fPIC", "-shared",
-            "-Wno-psabi", f"-I{Path(self.root, CONVOLUTION)}", *flags, *map(str, sources),
-            "-o", str(target), "-ldl", "-lpthread",
+            "-Wno-psabi", f"-I{sources.CORE}", f'-DPASSBAND_SOURCES="{sources.digest(folder)}"',
+            *flags, *map(str, sources.c_files(folder)), "-o", str(target), "-ldl", "-lpthread",
         ]  # fmt: skip
         if sys.platform == "darwin":
             command.remove("-ldl")
@@ -83,3 +73,12 @@ class KernelBuildHook(BuildHookInterface):
             target.unlink(missing_ok=True)
             return False
         return True
+
+
+def _sources(path: Path) -> ModuleType:
+    """The package's file that says what is compiled, of the tree that is built."""
+    spec = importlib.util.spec_from_file_location("kernel_sources", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -11,7 +11,8 @@ import torch
 from torch import fx, nn
 
 from passband.chain import compile_chain, compiled
-from passband.chain.compiled import load_library, open_library
+from passband.chain.compiled import FUNCTIONS, load_library
+from passband.ops.kernel_files import open_kernels
 from tests.convert.frequency.cases import maps
 from tests.ops.band_limited_conv.native.guard_pages import guarded
 from tests.support import relative_error
@@ -50,7 +51,7 @@ def check(layer: nn.Module, shape: tuple[int, ...]) -> None:
 def main() -> None:
     torch.manual_seed(0)
     for name in sys.argv[1:]:
-        library = open_library(FOLDER / f"kernels_{name}.so")
+        library = open_kernels(FOLDER / f"kernels_{name}.so", FUNCTIONS)
         with mock.patch.object(compiled, "load_library", lambda library=library: library):
             for guarded.at_end in (True, False):
                 for size in (3, 8, 16, 19, 32):

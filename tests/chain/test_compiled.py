@@ -1,5 +1,6 @@
 """The native engine against PyTorch, whatever the instruction set."""
 
+import ctypes
 import math
 import os
 import subprocess
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from passband.chain import compile_chain, compiled, steps
-from passband.chain.compiled import CompiledChain, load_library, open_library
+from passband.chain.compiled import FUNCTIONS, CompiledChain, load_library
 from passband.ops import kernel_files
+from passband.ops.kernel_files import open_kernels
 from tests.convert.frequency.cases import NETWORKS, maps, trained
 from tests.support import relative_error
 
@@ -29,7 +31,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     runnable = kernel_files.runnable()
     if request.param.stem.removeprefix("kernels_") not in runnable:
         pytest.skip("of another processor")
-    monkeypatch.setattr(compiled, "load_library", lambda: open_library(request.param))
+    monkeypatch.setattr(compiled, "load_library", lambda: open_kernels(request.param, FUNCTIONS))
 
 
 def engine(model: nn.Module, shape: tuple[int, ...]) -> CompiledChain:
@@ -358,7 +360,5 @@ def test_errors() -> None:
         fast(x)
 
 
-def test_a_library_of_another_version_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "Step", steps.End)
-    with pytest.raises(OSError, match="compiled from another version"):
-        open_library(LIBRARIES[0])
+def test_a_step_is_laid_out_alike_here_and_there() -> None:
+    assert load_library().passband_chain_step_bytes() == ctypes.sizeof(steps.Step)

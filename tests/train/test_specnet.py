@@ -10,8 +10,8 @@ import torch
 
 import passband as pb
 from passband.cli import main
-from passband.networks import create_model
-from passband.networks.specnet import VGG16, densenet, vgg16
+from passband.networks import create_model, registry
+from passband.networks.specnet import ALEXNET, VGG16, Filters, densenet, plain
 from passband.nn.spectral_network import SpectralNetwork
 from passband.train import TrainConfig, load_run, run
 from passband.train.run_folder import RunFolder
@@ -53,11 +53,28 @@ def test_the_networks_train(model: str, photographs: str, tmp_path: Path) -> Non
     assert 0.5 < result["realised_compression"] < 1
 
 
-def test_the_largest_resumes_and_comes_back(photographs: str, tmp_path: Path) -> None:
+def narrower(filters: Filters, divisor: int) -> Filters:
+    return tuple(layer and (layer[0] // divisor, layer[1]) for layer in filters)
+
+
+SMALL = {
+    "speclenet": (partial(create_model, "speclenet"), 8),
+    "specalexnet": (partial(plain, "specalexnet", narrower(ALEXNET, 16), 16, True), 8),
+    "specvgg16": (partial(plain, "specvgg16", narrower(VGG16, 16)), 32),
+    "specdensenet": (partial(densenet, False, growth=4, layers=(2, 2, 2)), 8),
+}
+
+
+@pytest.mark.parametrize("activation", ["relu", "spectral-tanh"])
+@pytest.mark.parametrize("name", ["specalexnet", "specvgg16", "specdensenet"])
+def test_a_resumed_training_is_one_that_was_not_stopped(
+    name: str, activation: str, photographs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = replace(registry._MODELS[name], build=SMALL[name][0])
+    monkeypatch.setitem(registry._MODELS, name, entry)
     config = TrainConfig(
-        data=photographs, model="specdensenet", method="specnet", activation="relu",
-        pool="average", batch_size=4, threshold=0.5, limit_train=4, limit_test=2, epochs=1,
-        augment=False, lr=1e-3,
+        data=photographs, model=name, method="specnet", activation=activation, batch_size=4,
+        threshold=0.5, epochs=1, lr=1e-3, pool="average",
     )  # fmt: skip
     run(replace(config, epochs=2), tmp_path / "at once", progress=False)
     run(config, tmp_path / "resumed", progress=False)
@@ -68,14 +85,6 @@ def test_the_largest_resumes_and_comes_back(photographs: str, tmp_path: Path) ->
     pb.save(network, tmp_path / "net.safetensors")
     with torch.no_grad():
         assert torch.equal(pb.load(tmp_path / "net.safetensors")(x), network(x))
-
-
-SMALL = {
-    "speclenet": (partial(create_model, "speclenet"), 8),
-    "specalexnet": (partial(create_model, "specalexnet"), 8),
-    "specvgg16": (partial(vgg16, False, widths=tuple(n // 16 for n in VGG16)), 32),
-    "specdensenet": (partial(densenet, False, growth=4, layers=(2, 2, 2)), 8),
-}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from passband.chain.program import Program
 from passband.chain.steps import Network, Step, UnsupportedError
 from passband.measure.layers import undisturbed
-from passband.ops.kernel_files import open_best
+from passband.ops.kernel_files import Functions, load_kernels
 
 _FOLDER = Path(__file__).parent / "native"
 
@@ -192,32 +192,16 @@ def compile_chain(chain: nn.Module, example_input: Tensor) -> CompiledChain:
     return CompiledChain(chain, example_input)
 
 
+FUNCTIONS: Functions = {
+    "run_chain": ([c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64], None),
+    "chain_step_bytes": ([], c_int64),
+    "chain_width": ([], c_int64),
+    "chain_sums": ([], c_int64),
+    "chain_tall_outputs": ([], c_int64),
+}
+
+
 @cache
 def load_library() -> Any:
     """The best kernels for this machine; None where none were compiled for it."""
-    return open_best(_FOLDER, open_library)
-
-
-def open_library(path: Path) -> ctypes.CDLL:
-    """The kernels of a file.
-
-    Raises:
-        OSError: It is no library that can be loaded here, or of another version.
-        AttributeError: It lacks one of the functions.
-    """
-    library = ctypes.CDLL(str(path))
-    library.passband_run_chain.argtypes = [
-        c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64,
-    ]  # fmt: skip
-    library.passband_run_chain.restype = None
-    names = (
-        "passband_chain_step_bytes",
-        "passband_chain_width",
-        "passband_chain_sums",
-        "passband_chain_tall_outputs",
-    )
-    for name in names:
-        getattr(library, name).restype = c_int64
-    if library.passband_chain_step_bytes() != ctypes.sizeof(Step):
-        raise OSError(f"{path} was compiled from another version")
-    return library
+    return load_kernels(_FOLDER, FUNCTIONS)

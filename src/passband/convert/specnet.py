@@ -9,7 +9,15 @@ from torch import Tensor, fx, nn
 from passband.config import SpecNet, config_from_dict
 from passband.convert.convolutions import PARAMETRIZED, ConvolutionHandler, Reason
 from passband.convert.handler import become, register_handler
-from passband.convert.specnet_plan import CONVOLUTIONS, Stage, consumers, rewire, stages, trace
+from passband.convert.specnet_plan import (
+    CONVOLUTIONS,
+    Stage,
+    consumers,
+    join_blocks,
+    rewire,
+    stages,
+    trace,
+)
 from passband.measure.layers import LayerUse, call_model, undisturbed
 from passband.measure.table import Column, Table
 from passband.nn.specnet import (
@@ -113,6 +121,7 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
                 layer.activation_first = True  # else each of them would pool anew
             if layer.activation_first and self.on_map and len(pads) == 1:
                 (layer.next_padding,) = pads
+        join_blocks(self._graph, convs)
         model.__class__ = network_class(type(model), self._graph)
         assert isinstance(model, SpectralNetwork)
         model.spectral_config = self.config

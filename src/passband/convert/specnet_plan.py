@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from passband.nn.spectral_block import dense_block
 from passband.nn.spectral_map import SpectralMap
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
@@ -167,6 +168,64 @@ def consumers(node: fx.Node, convs: set[fx.Node]) -> set[fx.Node]:
         elif user.target in (SpectralMap.cat, operator.add):
             found |= consumers(user, convs)
     return found
+
+
+def join_blocks(graph: fx.Graph, convs: set[fx.Node]) -> None:
+    """Let stages run together of which each result is put beside what the stage was given.
+
+    A stage that alone reads what they give is the last of them.
+    """
+    joined: set[fx.Node] = set()
+    for first in [node for node in graph.nodes if node in convs]:
+        layers, together = _dense_layers(first, convs) if first not in joined else ([], first)
+        users = list(together.users)
+        last = users[0] if layers and len(users) == 1 and users[0] in convs else None
+        members = layers if last is None else [*layers, last]
+        if len(members) < 2:
+            continue
+        joined.update(members)
+        result = together if last is None else last
+        with graph.inserting_before(result):
+            block = graph.call_function(
+                dense_block,
+                (
+                    first.all_input_nodes[0],
+                    [graph.get_attr(str(node.target)) for node in layers],
+                    None if last is None else graph.get_attr(str(last.target)),
+                ),
+            )
+        result.replace_all_uses_with(block)
+        if last is not None:
+            graph.erase_node(last)
+        for node in reversed(layers):
+            graph.erase_node(*node.users)
+            graph.erase_node(node)
+    graph.lint()
+
+
+def _dense_layers(first: fx.Node, convs: set[fx.Node]) -> tuple[list[fx.Node], fx.Node]:
+    """Stages from one on, each beside its input for the next; and what they give together."""
+    layers: list[fx.Node] = []
+    node, beside = first, _beside_its_input(first)
+    together = first
+    while beside is not None:
+        layers.append(node)
+        together = beside
+        readers = [user for user in together.users if user in convs]
+        beside = _beside_its_input(readers[0]) if len(readers) == 1 else None
+        if beside is not None and set(together.users) == {readers[0], beside}:
+            node = readers[0]
+        else:
+            beside = None
+    return layers, together
+
+
+def _beside_its_input(conv: fx.Node) -> fx.Node | None:
+    """The concatenation of what a stage was given and of its result, where only that reads it."""
+    (given,), users = conv.all_input_nodes, list(conv.users)
+    if len(users) != 1 or users[0].target is not SpectralMap.cat:
+        return None
+    return users[0] if users[0].args == ([given, conv],) else None
 
 
 def global_mean(maps: SpectralMap) -> torch.Tensor:

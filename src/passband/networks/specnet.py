@@ -8,8 +8,10 @@ whose names end in "-bn" are the twins that do.
 Source: Guan et al., SpecNet (ICASSP 2021).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +19,17 @@ from torch import Tensor, nn
 from passband.networks.initialise import kaiming_
 from passband.networks.registry import register_model
 
-VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
-"""Filters of the convolutions; 0 is a pooling."""
+Filters: TypeAlias = Sequence[tuple[int, int] | None]
+"""Filters and kernel of each convolution; None is a pooling."""
+
+LENET: Filters = ((20, 5), None, (50, 5), None)
+ALEXNET: Filters = (
+    (64, 5), None, (192, 5), None, (384, 3), (256, 3), (256, 3), None,
+)  # fmt: skip
+VGG16: Filters = (
+    (64, 3), (64, 3), None, (128, 3), (128, 3), None, *[(256, 3)] * 3, None, *[(512, 3)] * 3, None,
+    *[(512, 3)] * 3, None,
+)  # fmt: skip
 
 
 def _conv(inputs: int, outputs: int, kernel: int, batch_norm: bool = False) -> list[nn.Module]:
@@ -34,85 +45,48 @@ def _check_size(name: str, input_size: tuple[int, ...], least: int) -> None:
         )
 
 
-@register_model(
-    "speclenet", spatial_dims=2, description="LeNet-5 that keeps map sizes, SpecNet's and its twin"
-)
-def speclenet(*, num_classes: int, in_channels: int, input_size: tuple[int, ...]) -> nn.Module:
-    """Two 5 x 5 convolutions of 20 and 50 filters with pooling, and two linear layers.
-
-    Raises:
-        ValueError: A side of the images is under 4 pixels.
-    """
-    _check_size("speclenet", input_size, 4)
-    points = (input_size[0] // 4) * (input_size[1] // 4)
-    model = nn.Sequential(
-        *_conv(in_channels, 20, 5),
-        nn.MaxPool2d(2),
-        *_conv(20, 50, 5),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(50 * points, 500),
-        nn.ReLU(),
-        nn.Linear(500, num_classes),
-    )
-    kaiming_(model)
-    return model
-
-
-@register_model(
-    "specalexnet", spatial_dims=2, description="AlexNet for small images, SpecNet's and its twin"
-)
-def specalexnet(*, num_classes: int, in_channels: int, input_size: tuple[int, ...]) -> nn.Module:
-    """Five convolutions of 64, 192, 384, 256, 256 filters, three poolings, two linear layers.
-
-    Raises:
-        ValueError: A side of the images is under 8 pixels.
-    """
-    _check_size("specalexnet", input_size, 8)
-    points = (input_size[0] // 8) * (input_size[1] // 8)
-    model = nn.Sequential(
-        *_conv(in_channels, 64, 5),
-        nn.MaxPool2d(2),
-        *_conv(64, 192, 5),
-        nn.MaxPool2d(2),
-        *_conv(192, 384, 3),
-        *_conv(384, 256, 3),
-        *_conv(256, 256, 3),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Dropout(),
-        nn.Linear(256 * points, 1024),
-        nn.ReLU(),
-        nn.Linear(1024, num_classes),
-    )
-    kaiming_(model)
-    return model
-
-
-def vgg16(
-    batch_norm: bool,
+def plain(
+    name: str,
+    filters: Filters,
+    hidden: int | None = None,
+    dropout: bool = False,
+    batch_norm: bool = False,
     *,
     num_classes: int,
     in_channels: int,
     input_size: tuple[int, ...],
-    widths: Sequence[int] = VGG16,
 ) -> nn.Module:
-    """VGG-16 for small images: thirteen 3 x 3 convolutions, five poolings, one linear layer.
+    """Convolutions that keep the map's size, with max pooling between them, and linear layers.
+
+    Args:
+        name: What an error calls it.
+        filters: The convolutions and poolings.
+        hidden: Features between two linear layers; None for one linear layer.
+        dropout: Whether half of what the linear layers are given is dropped.
+        batch_norm: Whether each convolution is followed by it.
+        num_classes: Outputs.
+        in_channels: Channels of the images.
+        input_size: Points of the images.
 
     Raises:
-        ValueError: A side of the images is under 32 pixels.
+        ValueError: The images are too small for the poolings.
     """
-    _check_size("specvgg16", input_size, 32)
+    shrinks = 2 ** sum(layer is None for layer in filters)
+    _check_size(name, input_size, shrinks)
     layers: list[nn.Module] = []
     channels = in_channels
-    for width in widths:
-        if width:
-            layers += _conv(channels, width, 3, batch_norm)
-            channels = width
-        else:
+    for layer in filters:
+        if layer is None:
             layers.append(nn.MaxPool2d(2))
-    points = (input_size[0] // 32) * (input_size[1] // 32)
-    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * points, num_classes))
+        else:
+            layers += _conv(channels, *layer, batch_norm)
+            channels = layer[0]
+    layers += [nn.Flatten(), *([nn.Dropout()] if dropout else [])]
+    features = channels * math.prod(side // shrinks for side in input_size)
+    if hidden is not None:
+        layers += [nn.Linear(features, hidden), nn.ReLU()]
+        features = hidden
+    model = nn.Sequential(*layers, nn.Linear(features, num_classes))
     kaiming_(model)
     return model
 
@@ -188,15 +162,25 @@ def fcn(
     return model
 
 
-for _name, _axes, _text, _build in (
-    ("specvgg16", 2, "VGG-16 for images from 32 x 32", vgg16),
-    ("specdensenet", 2, "DenseNet-40, growth 12", densenet),
-    ("specfcn", 1, "3-layer FCN, time series", fcn),
-):
-    _make: Callable[..., nn.Module] = _build
-    register_model(_name, spatial_dims=_axes, description=f"{_text}, SpecNet's and its twin")(
-        partial(_make, False)
-    )
-    register_model(
-        f"{_name}-bn", spatial_dims=_axes, description=f"{_text}, the twin with batch norm"
-    )(partial(_make, True))
+def _register(name: str, description: str, build: Callable[..., nn.Module], axes: int = 2) -> None:
+    register_model(name, spatial_dims=axes, description=description)(build)
+
+
+def _register_both(name: str, text: str, build: Callable[..., nn.Module], axes: int = 2) -> None:
+    """A network, and that with the batch norm that the paper removes."""
+    _register(name, f"{text}, SpecNet's and its twin", partial(build, batch_norm=False), axes)
+    _register(f"{name}-bn", f"{text}, the twin with batch norm", partial(build, batch_norm=True),
+              axes)  # fmt: skip
+
+
+_register(
+    "speclenet", "LeNet-5 that keeps map sizes, SpecNet's and its twin",
+    partial(plain, "speclenet", LENET, 500),
+)  # fmt: skip
+_register(
+    "specalexnet", "AlexNet for small images, SpecNet's and its twin",
+    partial(plain, "specalexnet", ALEXNET, 1024, True),
+)  # fmt: skip
+_register_both("specvgg16", "VGG-16 for images from 32 x 32", partial(plain, "specvgg16", VGG16))
+_register_both("specdensenet", "DenseNet-40, growth 12", densenet)
+_register_both("specfcn", "3-layer FCN, time series", fcn, 1)

@@ -1,7 +1,7 @@
 """SpecNet's layers: convolutions whose maps stay spectra, and what belongs to them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -120,14 +120,11 @@ class _SpectralConv(nn.modules.conv._ConvNd):
                 the points.
         """
         self._check_input(tuple(input.shape))
-        parameters = self._stage_parameters()
+        parameters = self.stage_parameters()
         stage = self._stage(input)
         given = _spectra(input)
-        differentiates = torch.is_grad_enabled() and any(
-            p is not None and p.requires_grad
-            for p in (*parameters, *(t for spectrum in given for t in _tracked(spectrum)))
-        )
-        if not differentiates or is_transformed():
+        tracked = [t for spectrum in given for t in tracked_tensors(spectrum)]
+        if is_transformed() or not differentiates((*parameters, *tracked)):
             return SpectralMap((Piece(stage.form, stage(_dense(input), parameters, True)),))
         options = StageOptions(
             self.storage,
@@ -150,7 +147,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
     def threshold_for(self, input: Tensor | SpectralMap, density: float) -> float:
         """The threshold at which a fraction of the coefficients that it is given is kept."""
         stage = self._stage(input)
-        return stage.threshold_for(_dense(input), self._stage_parameters(), density)
+        return stage.threshold_for(_dense(input), self.stage_parameters(), density)
 
     def stage_multiplications(self, input: Tensor | SpectralMap) -> int:
         """Multiplications of a forward pass; see `passband.measure.macs`."""
@@ -163,7 +160,8 @@ class _SpectralConv(nn.modules.conv._ConvNd):
             forms, channels = (None,), (input.shape[1],)
         return SpectralStage(self, forms, channels, tuple(input.shape[2:]))
 
-    def _stage_parameters(self) -> list[Tensor | None]:
+    def stage_parameters(self) -> list[Tensor | None]:
+        """All that the stage is differentiated by: filters, bias, scale, and batch norm's."""
         norms = [p for norm in self.norm for p in (norm.weight, norm.bias)]
         return [self.weight, self.bias, self.scale, *norms]
 
@@ -230,9 +228,14 @@ def _dense(input: Tensor | SpectralMap) -> list[Tensor]:
     return [input] if isinstance(input, Tensor) else [piece.dense() for piece in input.pieces]
 
 
-def _tracked(spectrum: Tensor | StoredSpectrum) -> tuple[Tensor, ...]:
+def tracked_tensors(spectrum: Tensor | StoredSpectrum) -> tuple[Tensor, ...]:
     """The tensors by which autograd knows a spectrum."""
     return (spectrum,) if isinstance(spectrum, Tensor) else spectrum.placeholders
+
+
+def differentiates(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether a backward pass to one of these tensors may follow."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 SpectralConv = _SpectralConv

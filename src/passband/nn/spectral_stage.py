@@ -18,11 +18,16 @@ from passband.ops.band_limited_conv.op import (
     geometry_arguments,
 )
 from passband.ops.spectral import resample
-from passband.ops.spectral.codec import SPECTRA, Maps
+from passband.ops.spectral.codec import SPECTRA, Codec, Maps
 from passband.ops.spectral.convolution_gradient import gradient_only
 from passband.ops.spectral.frame import Frame
 from passband.ops.spectral.on_map import OnMap
-from passband.ops.spectral.pointwise import activate, squared_magnitude, threshold
+from passband.ops.spectral.pointwise import (
+    activate,
+    known_activation,
+    squared_magnitude,
+    threshold,
+)
 from passband.ops.spectral.product import spectral_conv
 from passband.ops.tracing import is_transformed
 from passband.spectrum.dft import transform_multiplications
@@ -43,6 +48,8 @@ class StageLayer(Protocol):
     pool: tuple[int, ...]
     pool_mode: str
     compression: float | None
+    storage: str
+    scale: Tensor | None
     activation_first: bool
     next_padding: tuple[tuple[int, int], ...]
     norm: tuple[nn.modules.batchnorm._BatchNorm, ...]
@@ -152,16 +159,17 @@ class SpectralStage:
 
     def codecs(self) -> dict[str, Any]:
         """How `compute` has its sources read and its result stored: of `StageOptions`."""
-        if not self.layer.on_map:
-            return {}
-        writes = Maps(self.result, self.layer.threshold)
-        if self.takes_spectra:
-            return {"writes": writes}
+        if not self.layer.on_map or self.takes_spectra:
+            return {"writes": self.writes()}
         return {
             "reads": tuple(Maps(f.frame) if f else SPECTRA for f in self.forms),
-            "writes": writes,
+            "writes": self.writes(),
             "bundles": self.bundles,
         }
+
+    def writes(self, layout: torch.memory_format = torch.contiguous_format) -> Codec:
+        """How the result of `compute` is stored; gradients come back to maps of a layout."""
+        return Maps(self.result, self.layer.threshold, layout) if self.layer.on_map else SPECTRA
 
     def compute(
         self, sources: list[Tensor], parameters: Sequence[Tensor | None], first: bool
@@ -181,6 +189,20 @@ class SpectralStage:
             place += count
         maps = self._joined(finished)
         return self._to_be_stored(self._convolve_maps(maps, parameters, first), parameters, first)
+
+    @property
+    def is_known_by_its_result(self) -> bool:
+        """Whether `gradient_only` has the gradients of `compute`."""
+        layer = self.layer
+        steps_after = layer.activation_first or max(layer.pool) > 1 or layer.storage != "float32"
+        return not (layer.on_map or steps_after or layer.scale is not None)
+
+    def gradient_only(
+        self, sources: list[Tensor], parameters: Sequence[Tensor | None], result: Tensor
+    ) -> Tensor:
+        """A stand-in for what `compute` gives, which is known: only its gradients are right."""
+        spectrum = self._convolve(self._spectrum(sources), parameters, is_needed=False)
+        return known_activation(spectrum, result, self.layer.activation)
 
     def __call__(  # noqa: D102  # the class says it
         self, sources: list[Tensor], parameters: Sequence[Tensor | None], first: bool
@@ -240,7 +262,9 @@ class SpectralStage:
                 return result
         return functional.convolve(maps, weight, bias, self.geometry, "auto")
 
-    def _convolve(self, spectrum: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
+    def _convolve(
+        self, spectrum: Tensor, parameters: Sequence[Tensor | None], is_needed: bool = True
+    ) -> Tensor:
         weight, bias = parameters[:2]
         assert weight is not None
         layer, frame = self.layer, self.product_frame
@@ -252,6 +276,7 @@ class SpectralStage:
             tuple(before for before, _ in layer.pads()),
             tuple(layer.dilation),
             layer.groups,
+            is_needed,
         )
         if max(layer.stride) > 1:
             spectrum = resample.fold(spectrum, frame, tuple(layer.stride))

@@ -12,7 +12,7 @@ from passband.ops.conv_block import kernels
 from passband.ops.conv_block.activation import Activation
 from passband.ops.conv_block.bits import pack_bits, unpack_bits
 from passband.ops.conv_block.normalisation import Normalised
-from passband.ops.kernel_files import runnable
+from passband.ops.kernel_files import open_kernels, runnable
 from tests.support import random, relative_error
 
 # odd sizes: parts of registers, parts of bytes, several tasks, one channel, one point
@@ -28,7 +28,7 @@ def instruction_set(
     path = library._FOLDER / f"kernels_{request.param}.so"
     if request.param not in runnable() or not path.exists():
         pytest.skip("not compiled, or does not run here")
-    loaded = library.open_library(path)
+    loaded = open_kernels(path, library.FUNCTIONS)
     monkeypatch.setattr(kernels, "load_library", lambda: loaded)
     kernels.have_torchs_bits.cache_clear()
     yield loaded

@@ -7,8 +7,10 @@ coefficients that are kept, so their gradients need nothing but the bits of that
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,14 +48,24 @@ class Spectra:
     def encode(  # noqa: D102  # the protocol says it
         self, dense: Tensor, images: Sequence[int], storage: str, sparse: bool
     ) -> list[PackedSpectrum]:
-        return [
-            pack(part.contiguous(), storage, sparse)
-            for part in torch.split(dense.detach(), list(images), 2)
-        ]
+        parts = torch.split(dense.detach(), list(images), 2)
+        if storage == "int8" or not sparse or not kernels.suits(1, dense):
+            return [pack(part.contiguous(), storage, sparse) for part in parts]
+        units = []
+        for part in torch.split(_rows(dense.detach()), list(images), 1):
+            table = _spectra_table(dense.shape[1])
+            bits, count = kernels.mark(table, part, 0.0)
+            values = kernels.gather(table, part, bits, count)
+            shape = (2, table.bins, *part.shape[1:])
+            units.append(PackedSpectrum(_stored(values, storage), bits, None, shape, dense.dtype))
+        return units
 
     def encode_adjoint(  # noqa: D102
         self, units: Sequence[Kept], device: torch.device
     ) -> Tensor:
+        grads = [grad for _, _, grad in units]
+        if all(g is not None for g in grads) and kernels.suits(1, *grads):
+            return self._written(units)
         parts = [
             torch.zeros(unit.shape, dtype=unit.dtype, device=device)
             if grad is None
@@ -63,14 +75,27 @@ class Spectra:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def decode(self, units: Sequence[PackedSpectrum]) -> Tensor:  # noqa: D102
+        if _are_plain(1, units):
+            return self._written([(unit, unit.bits, unit.values.float()) for unit in units])
         parts = [unpack(unit) for unit in units]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def decode_adjoint(  # noqa: D102
         self, grad: Tensor, units: Sequence[PackedSpectrum]
     ) -> list[Tensor]:
-        parts = torch.split(grad, [unit.shape[2] for unit in units], 2)
-        return [gather(g, unit.bits) for g, unit in zip(parts, units, strict=True)]
+        images = [unit.shape[2] for unit in units]
+        if not kernels.suits(1, grad):
+            parts = torch.split(grad, images, 2)
+            return [gather(g, unit.bits) for g, unit in zip(parts, units, strict=True)]
+        return [
+            kernels.gather(_spectra_table(grad.shape[1]), part, unit.bits, unit.count)
+            for part, unit in zip(torch.split(_rows(grad), images, 1), units, strict=True)
+        ]
+
+    def _written(self, units: Sequence[Kept]) -> Tensor:
+        """The spectrum that values make up."""
+        _, bins, _, channels = units[0][0].shape
+        return _scattered(_spectra_table(bins), units, 2 * bins).view(2, bins, -1, channels)
 
 
 SPECTRA = Spectra()
@@ -83,10 +108,12 @@ class Maps:
     Args:
         frame: Of their spectra.
         beta: What is smaller is not kept.
+        layout: How maps lie in memory where the kernels write them.
     """
 
     frame: Frame
     beta: float = 0.0
+    layout: torch.memory_format = torch.contiguous_format
 
     def encode(  # noqa: D102
         self, dense: Tensor, images: Sequence[int], storage: str, sparse: bool
@@ -102,8 +129,7 @@ class Maps:
             if sparse:
                 bits, count = kernels.mark(table, part, self.beta)
             values = kernels.gather(table, part, bits, count)
-            values = values.bfloat16() if storage == "bfloat16" else values
-            units.append(PackedSpectrum(values, bits, None, shape, dense.dtype))
+            units.append(PackedSpectrum(_stored(values, storage), bits, None, shape, dense.dtype))
         return units
 
     def encode_adjoint(  # noqa: D102
@@ -117,9 +143,7 @@ class Maps:
         )
 
     def decode(self, units: Sequence[PackedSpectrum]) -> Tensor:  # noqa: D102
-        if any(unit.scale is not None for unit in units) or not self._by_kernels(
-            *(unit.values.new_empty(0, dtype=unit.dtype) for unit in units)
-        ):
+        if not _are_plain(len(self.frame.size), units):
             return self.frame.to_map(SPECTRA.decode(units))
         own = [(unit, unit.bits, unit.values.float()) for unit in units]
         return self._written(self.frame.synthesis_table, own)
@@ -138,18 +162,46 @@ class Maps:
 
     def _written(self, table: kernels.BinsTable, units: Sequence[Kept]) -> Tensor:
         """The maps that values of complex coefficients make up."""
-        images = [unit.shape[2] for unit, _, _ in units]
-        channels = units[0][0].shape[3]
         geometry = self.frame.geometry
         rows = torch.Size(geometry.band.real_sizes).numel()
-        real = empty((rows, sum(images), channels))
-        parts = torch.split(real, images, 1)
-        for part, (_, bits, values) in zip(parts, units, strict=True):
-            assert values is not None
-            kernels.scatter(table, values, bits, part)
-        maps = empty((sum(images), channels, *self.frame.size))
+        real = _scattered(table, units, rows)
+        maps = empty((*real.shape[1:], *self.frame.size), self.layout)
         kernels.synthesize(real, maps, geometry)
         return maps
 
     def _by_kernels(self, *tensors: Tensor | None) -> bool:
         return kernels.suits(len(self.frame.size), *tensors)
+
+
+def _rows(spectrum: Tensor) -> Tensor:
+    """Real parts, then imaginary parts, (2 F, b, C), as the kernels take them."""
+    return spectrum.contiguous().flatten(0, 1)
+
+
+def _stored(values: Tensor, storage: str) -> Tensor:
+    return values.bfloat16() if storage == "bfloat16" else values
+
+
+def _are_plain(axes: int, units: Sequence[PackedSpectrum]) -> bool:
+    """Whether the kernels unpack them."""
+    return all(unit.scale is None for unit in units) and kernels.suits(
+        axes, *(unit.values.new_empty(0, dtype=unit.dtype) for unit in units)
+    )
+
+
+def _scattered(table: kernels.BinsTable, units: Sequence[Kept], rows: int) -> Tensor:
+    """The real coefficients (rows, b, C) that values of complex coefficients make up."""
+    images = [unit.shape[2] for unit, _, _ in units]
+    real = empty((rows, sum(images), units[0][0].shape[3]))
+    for part, (_, bits, values) in zip(torch.split(real, images, 1), units, strict=True):
+        assert values is not None
+        kernels.scatter(table, values, bits, part)
+    return real
+
+
+@lru_cache(maxsize=512)
+def _spectra_table(bins: int) -> kernels.BinsTable:
+    """The coefficients of a dense spectrum, as the kernels see them: two rows each."""
+    real = np.arange(bins, dtype=np.int32)
+    rows = np.stack([real, real, bins + real, bins + real], 1)
+    return kernels.BinsTable(rows, np.tile(np.array([1, 0, 1, 0], np.float32), (bins, 1)))

@@ -39,6 +39,11 @@ class OnMap:
     pool: tuple[int, ...]
     pool_mode: str
 
+    @property
+    def is_idempotent(self) -> bool:
+        """Whether to do it twice is to do it once."""
+        return self.activation in ("identity", "relu") and max(self.pool) == 1
+
     def size(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """Points of the result; what is left over is dropped."""
         return tuple(n // s for n, s in zip(size, self.pool, strict=True))

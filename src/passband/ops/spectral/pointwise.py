@@ -1,6 +1,7 @@
 """What is done to single coefficients: the threshold, and activations."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,15 @@ ODD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 Each is odd, so that conjugates stay conjugates and the map stays real; zero stays zero, so that a
 sparse spectrum stays as sparse.
 """
+
+
+ODD_DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "spectral-tanh": lambda y: 1 - y.square(),
+    "spectral-softsign": lambda y: (1 - y.abs()).square(),
+    "spectral-hardtanh": lambda y: (y.abs() < 1).to(y.dtype),
+    "spectral-arctan": lambda y: y.cos().square(),
+}
+"""Their derivatives, by the name, from what they give."""
 
 
 def threshold(spectrum: Tensor, beta: float) -> Tensor:
@@ -59,3 +69,37 @@ def activate(spectrum: Tensor, name: str | None, scale: Tensor | None = None) ->
     if scale is None:
         return ODD_ACTIVATIONS[name](spectrum)
     return ODD_ACTIVATIONS[name](spectrum / scale) * scale
+
+
+def known_activation(spectrum: Tensor, result: Tensor, name: str | None) -> Tensor:
+    """A stand-in for a result that is known: `activate`'s gradient without the activation.
+
+    Args:
+        spectrum: What is activated; its numbers do not matter.
+        result: What came of it.
+        name: One of `ODD_ACTIVATIONS`, or None.
+
+    Examples:
+        >>> x = torch.randn(2, 3, 1, 1, requires_grad=True)
+        >>> known = known_activation(x, torch.tanh(x.detach()), "spectral-tanh")
+        >>> own, expected = (torch.autograd.grad(y.sum(), x)[0] for y in (known, torch.tanh(x)))
+        >>> torch.allclose(own, expected)
+        True
+    """
+    if name is None:
+        return spectrum
+    known: Tensor = _Known.apply(spectrum, result, name)
+    return known
+
+
+class _Known(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, spectrum: Tensor, result: Tensor, name: str) -> Tensor:
+        ctx.save_for_backward(result)
+        ctx.name = name
+        return spectrum.view_as(spectrum)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (result,) = ctx.saved_tensors
+        return grad * ODD_DERIVATIVES[ctx.name](result), None, None

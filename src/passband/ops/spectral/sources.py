@@ -28,6 +28,7 @@ class StageOptions:
         splits: Whether the images are independent of each other.
         image_bytes: Of one image, the largest dense tensor.
         parameter_bytes: Of the parameters.
+        dense_bytes: What the largest dense tensor should not exceed.
         packs: Whether the result is stored, or maps that stay.
         reads: How each source is read, if not as a dense spectrum; maps are given as they are.
         writes: How the result is stored.
@@ -40,6 +41,7 @@ class StageOptions:
     splits: bool = True
     image_bytes: int = 0
     parameter_bytes: int = 0
+    dense_bytes: int = DENSE_BYTES
     packs: bool = True
     reads: tuple[Codec, ...] | None = None
     writes: Codec = SPECTRA
@@ -67,7 +69,7 @@ class Sources:
 
     def tensors(self) -> list[Tensor | None]:
         """Those of the stored spectra."""
-        return [t for units in self.shapes if units is not None for t in _tensors(units)]
+        return [t for units in self.shapes if units is not None for t in unit_tensors(units)]
 
     def without_tensors(self) -> "Sources":
         """The same without them, and without maps."""
@@ -80,7 +82,7 @@ class Sources:
         """The same with tensors that are taken from the front of a list."""
         whole = Sources.__new__(Sources)
         shapes = [
-            None if units is None else tuple(_dressed(unit, saved) for unit in units)
+            None if units is None else tuple(dressed(unit, saved) for unit in units)
             for units in self.shapes
         ]
         whole.__dict__.update(self.__dict__, shapes=shapes)
@@ -88,7 +90,7 @@ class Sources:
 
     def groups(self) -> Iterator["Group"]:
         """As many units at a time as the bytes allow."""
-        dense_bytes = max(DENSE_BYTES, self.options.parameter_bytes)
+        dense_bytes = max(self.options.dense_bytes, self.options.parameter_bytes)
         most = max(1, dense_bytes // max(1, self.options.image_bytes))
         first = 0
         while first < len(self.images):
@@ -130,10 +132,19 @@ class Group:
         """How many."""
         return self.last - self.first
 
+    @property
+    def images(self) -> list[int]:
+        """Images of each."""
+        return self.sources.images[self.first : self.last]
+
+    def units_of_sources(self) -> list[tuple[PackedSpectrum, ...]]:
+        """The units of each stored spectrum."""
+        return [own[self.first : self.last] for own in self.sources.shapes if own is not None]
+
     def dense(self) -> list[Tensor]:
         """Of each run of sources, spectra (2, F, b, C) or maps (b, C, n1, ..) of these images."""
         start = sum(self.sources.images[: self.first])
-        count = sum(self.sources.images[self.first : self.last])
+        count = sum(self.images)
         maps = iter(self.sources.maps)
         found = []
         for codec, units in self._runs():
@@ -172,7 +183,8 @@ def unit_sizes(batch: int) -> list[int]:
     return [min(UNIT_IMAGES, batch - start) for start in range(0, batch, UNIT_IMAGES)]
 
 
-def _tensors(units: Sequence[PackedSpectrum]) -> list[Tensor | None]:
+def unit_tensors(units: Sequence[PackedSpectrum]) -> list[Tensor | None]:
+    """Values, bits and scale of each."""
     return [t for unit in units for t in (unit.values, unit.bits, unit.scale)]
 
 
@@ -182,7 +194,8 @@ def bare(unit: PackedSpectrum) -> PackedSpectrum:
     return replace(unit, values=nothing, bits=None, scale=None)
 
 
-def _dressed(unit: PackedSpectrum, saved: list[Tensor | None]) -> PackedSpectrum:
+def dressed(unit: PackedSpectrum, saved: list[Tensor | None]) -> PackedSpectrum:
+    """With its tensors again, which are taken from the front of a list."""
     values, bits, scale = (saved.pop(0) for _ in range(3))
     assert values is not None
     return replace(unit, values=values, bits=bits, scale=scale)

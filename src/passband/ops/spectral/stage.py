@@ -124,14 +124,14 @@ class _Stage(torch.autograd.Function):
                 stored: int, maps: int, *tensors: Tensor | None) -> Any:  # fmt: skip
         given, parameters = tensors[stored : stored + maps], tensors[stored + maps :]
         ctx.function, ctx.options, ctx.counts = function, options, (stored, maps)
-        ctx.autocast = _autocast_state(tensors)
+        ctx.autocast = autocast_state(tensors)
         results: list[PackedSpectrum] = []
         maps_made: list[Tensor] = []
         sources = Sources(shapes, [m for m in given if m is not None], options)
         for images in sources.groups():
             dense = function(images.dense(), parameters, True)
             if options.packs:
-                results += _encode(dense, sources.images[images.first : images.last], options)
+                results += _encode(dense, images.images, options)
             else:
                 maps_made.append(dense)
         bits = [unit.bits for unit in results]
@@ -140,7 +140,7 @@ class _Stage(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         if not options.packs:
             return maps_made[0] if len(maps_made) == 1 else torch.cat(maps_made)
-        return (tuple(results), *(_placeholder(unit) for unit in results))
+        return (tuple(results), *(placeholder(unit) for unit in results))
 
     @staticmethod
     def backward(ctx: Any, first: Any, *grads: Tensor | None) -> Any:
@@ -181,7 +181,7 @@ class _Stage(torch.autograd.Function):
             found = torch.autograd.grad(result, [*inputs, *wanted], cotangent, allow_unused=True)
             del result, cotangent
             for index, grad in enumerate(found[len(inputs) :]):
-                _add(sums, index, grad)
+                add_gradient(sums, index, grad)
             images.collect(dense, list(found[: len(inputs)]), of_sources)
         of_parameters = iter(sums)
         return (
@@ -202,7 +202,7 @@ class _Pack(torch.autograd.Function):
         ctx.save_for_backward(*(unit.bits for unit in units))
         ctx.units, ctx.device = [bare(unit) for unit in units], spectrum.device
         ctx.set_materialize_grads(False)
-        return (tuple(units), *(_placeholder(unit) for unit in units))
+        return (tuple(units), *(placeholder(unit) for unit in units))
 
     @staticmethod
     def backward(ctx: Any, _: Any, *grads: Tensor | None) -> Any:
@@ -228,18 +228,19 @@ def _encode(dense: Tensor, images: list[int], options: StageOptions) -> list[Pac
     return options.writes.encode(dense.detach(), images, options.storage, options.sparse)
 
 
-def _placeholder(unit: PackedSpectrum) -> Tensor:
+def placeholder(unit: PackedSpectrum) -> Tensor:
     """A tensor of the shape of the values, in the spectrum's type, without memory."""
     return torch.zeros((), dtype=unit.dtype, device=unit.values.device).expand(2, unit.count)
 
 
-def _add(sums: list[Tensor | None], index: int, grad: Tensor | None) -> None:
+def add_gradient(sums: list[Tensor | None], index: int, grad: Tensor | None) -> None:
+    """Add one to a sum, in place."""
     known = sums[index]
     if grad is not None:
         sums[index] = grad if known is None else known.add_(grad)  # no gradient is another's
 
 
-def _autocast_state(tensors: Sequence[Tensor | None]) -> Callable[[], AbstractContextManager[Any]]:
+def autocast_state(tensors: Sequence[Tensor | None]) -> Callable[[], AbstractContextManager[Any]]:
     """What makes autocast in the backward pass what it is now."""
     device = next(t for t in tensors if t is not None).device.type
     available = torch.amp.is_autocast_available(device)

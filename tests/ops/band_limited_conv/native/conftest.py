@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from passband.ops.band_limited_conv.native import convolution, library, lowpass
-from passband.ops.kernel_files import runnable
+from passband.ops.kernel_files import open_kernels, runnable
 
 
 @pytest.fixture
@@ -46,4 +46,4 @@ def load(name: str) -> ctypes.CDLL | None:
     path = library._FOLDER / f"kernels_{name}.so"
     if name not in runnable() or not path.exists():
         return None
-    return library.open_library(path)
+    return open_kernels(path, library.FUNCTIONS)

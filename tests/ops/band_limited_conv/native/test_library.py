@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from passband.ops import kernel_files, kernel_sources
 from passband.ops.band_limited_conv.native import convolution, library
 from tests.ops.band_limited_conv.cases import Call
 from tests.ops.band_limited_conv.native.cases import assert_right, draw_call
 
 ROOT = Path(__file__).parents[4]
+STALE = r"of other sources than its own, .*`python -m pip install --editable \.`"
 CALL = Call((3, 5, 9, 8), (17, 5, 3, 3), {"padding": 1}, {"compression": 0.5})
 
 
@@ -32,6 +34,7 @@ def test_the_kernels_are_compiled_where_there_is_a_compiler() -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of kernels, empty at first, from which they are loaded anew."""
     monkeypatch.setattr(library, "_FOLDER", tmp_path)
+    kernel_files._warn_of_stale_kernels.cache_clear()
     monkeypatch.setattr(convolution, "load_library", library.load_library.__wrapped__)
     return tmp_path
 
@@ -54,7 +57,8 @@ def test_with_kernels_they_compute(folder: Path, kernels: list[str]) -> None:
 def test_a_file_that_is_no_library(content: bytes, folder: Path, kernels: list[str]) -> None:
     for name in ("avx512", "avx2", "default"):
         (folder / f"kernels_{name}.so").write_bytes(content)
-    assert_right(CALL)
+    with pytest.warns(UserWarning, match=STALE):
+        assert_right(CALL)
     assert kernels == []
 
 
@@ -65,8 +69,36 @@ def test_a_library_of_something_else(folder: Path, kernels: list[str]) -> None:
         pytest.skip("torch has no small library of its own here")
     for name in ("avx512", "avx2", "default"):
         (folder / f"kernels_{name}.so").symlink_to(some)
-    assert_right(CALL)
+    with pytest.warns(UserWarning, match=STALE):
+        assert_right(CALL)
     assert kernels == []
+
+
+def test_kernels_of_other_sources(
+    folder: Path, kernels: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are passed over, and that is said, once."""
+    for path in Path(library.__file__).parent.glob("kernels_*.so"):
+        shutil.copy(path, folder)
+    monkeypatch.setattr(kernel_files, "digest", lambda _: "0" * 64)
+    with pytest.warns(UserWarning, match=STALE) as warned:
+        assert_right(CALL)
+        assert_right(CALL)
+    assert len(warned) == 1
+    assert kernels == []
+
+
+@pytest.mark.parametrize("folder", kernel_sources.FOLDERS, ids=lambda folder: folder.parent.name)
+def test_a_change_of_any_source_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, read = kernel_sources.digest(folder), Path.read_bytes
+    assert before is not None
+    files = [*kernel_sources.c_files(folder), kernel_sources.CORE / "core.h"]
+    assert kernel_sources.CORE / "core.c" in files
+    for changed in files:
+        monkeypatch.setattr(
+            Path, "read_bytes", lambda path, own=changed: read(path) + b" " * (path == own)
+        )
+        assert kernel_sources.digest(folder) != before
 
 
 @pytest.mark.parametrize(
@@ -84,11 +116,12 @@ def test_the_best_that_the_machine_can_run_is_tried_first(
 ) -> None:
     tried: list[str] = []
 
-    def fail(path: Path) -> ctypes.CDLL:
+    def fail(path: Path, _: object) -> ctypes.CDLL:
         tried.append(path.name)
         raise OSError
 
-    monkeypatch.setattr(library, "open_library", fail)
+    monkeypatch.setattr(kernel_files, "open_kernels", fail)
+    monkeypatch.setattr(kernel_files, "_warn_of_stale_kernels", lambda: None)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert library.load_library.__wrapped__() is None
     assert tried == [f"kernels_{name}.so" for name in expected]

@@ -7,6 +7,9 @@
 
 #include "core.h"
 
+/* Of which sources this is: ops/kernel_sources.py. */
+EXPORTED const char passband_sources[] = PASSBAND_SOURCES;
+
 /* ---- threads ------------------------------------------------------------------------------- */
 
 typedef struct {

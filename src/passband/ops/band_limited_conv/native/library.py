@@ -4,8 +4,9 @@ import ctypes
 from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from passband.ops.kernel_files import open_best
+from passband.ops.kernel_files import Functions, load_kernels
 
 _FOLDER = Path(__file__).parent
 
@@ -56,7 +57,7 @@ class Norm(ctypes.Structure):
 
 
 _AXES = [POINTER(Axis)] * 2
-_SIGNATURES = {
+_ARGUMENTS: dict[str, list[Any]] = {
     "advise": [c_void_p, c_int64],
     "analyze": [
         POINTER(Maps), c_int64, *_AXES, c_void_p, c_int64, POINTER(Maps), c_int64,
@@ -85,22 +86,10 @@ _SIGNATURES = {
 }  # fmt: skip
 
 
+FUNCTIONS: Functions = {name: (arguments, None) for name, arguments in _ARGUMENTS.items()}
+
+
 @cache
 def load_library() -> ctypes.CDLL | None:
     """The best kernels for this machine; None where none were compiled for it."""
-    return open_best(_FOLDER, open_library)
-
-
-def open_library(path: Path) -> ctypes.CDLL:
-    """The kernels of a file.
-
-    Raises:
-        OSError: It is no library that can be loaded here.
-        AttributeError: It lacks one of the kernels.
-    """
-    library = ctypes.CDLL(str(path))
-    for name, arguments in _SIGNATURES.items():
-        function = getattr(library, f"passband_{name}")
-        function.argtypes = arguments
-        function.restype = None
-    return library
+    return load_kernels(_FOLDER, FUNCTIONS)

@@ -14,7 +14,7 @@ from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.ops.band_limited_conv.native import library as transforms
 from passband.ops.band_limited_conv.native.memory import empty, is_plain, maps_argument
 from passband.ops.band_limited_conv.native.tables import conv_tables
-from passband.ops.kernel_files import open_best
+from passband.ops.kernel_files import Functions, load_kernels
 
 _FOLDER = Path(__file__).parent
 
@@ -65,7 +65,7 @@ class BinsTable:
 
 _TABLE = POINTER(_Bins)
 _REAL = [_TABLE, c_void_p, c_int64, c_int64]
-_SIGNATURES = {
+FUNCTIONS: Functions = {
     "mark": ([*_REAL, c_float, c_void_p, c_void_p, c_int64], c_int64),
     "gather": ([*_REAL, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None),
     "scatter": ([*_REAL, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None),
@@ -77,15 +77,7 @@ def load_library() -> ctypes.CDLL | None:
     """The best kernels for this machine, beside those of the transforms; None without both."""
     if transforms.load_library() is None:
         return None
-    return open_best(_FOLDER, _open_library)
-
-
-def _open_library(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
-    for name, (arguments, result) in _SIGNATURES.items():
-        function = getattr(library, f"passband_{name}")
-        function.argtypes, function.restype = arguments, result
-    return library
+    return load_kernels(_FOLDER, FUNCTIONS)
 
 
 def suits(axes: int, *tensors: Tensor | None) -> bool:
@@ -127,7 +119,7 @@ def _frequencies(geometry: ConvGeometry) -> int:
 
 
 def mark(table: BinsTable, real: Tensor, threshold: float) -> tuple[Tensor, int]:
-    """Bits of the coefficients of at least a magnitude, and their number.
+    """Bits of the coefficients of at least a magnitude that are not zero, and their number.
 
     Args:
         table: Of the bins.

@@ -28,7 +28,7 @@ typedef struct {
     float *values; /* (2, count) */
     uint8_t *bits; /* NULL: everything is kept */
     index_t *offsets; /* (bins): values before those of a bin */
-    float least;   /* squared magnitude that is kept */
+    float least;   /* squared magnitude that is kept; 0: all but zeros are */
 } job;
 
 /* The 64 bits from a place on, as far as `end` bytes go. */
@@ -82,8 +82,11 @@ static void mark_chunk(const void *arguments, index_t task) {
             uint8_t flags[BLOCK] = {0};
             make_bin(j, bin, lane, count, re, im);
             /* what is not a number is kept */
-            for (index_t i = 0; i < count; i++)
-                flags[i] = !(re[i] * re[i] + im[i] * im[i] < j->least);
+            if (j->least > 0)
+                for (index_t i = 0; i < count; i++)
+                    flags[i] = !(re[i] * re[i] + im[i] * im[i] < j->least);
+            else
+                for (index_t i = 0; i < count; i++) flags[i] = (re[i] != 0) | (im[i] != 0);
             uint64_t word = 0;
             for (index_t i = 0; i < BLOCK; i += 8) {
                 uint64_t eight;
@@ -209,7 +212,8 @@ INLINE index_t chunks(const bins_table *table) {
     return (table->bins + CHUNK_BINS - 1) / CHUNK_BINS;
 }
 
-/* Which coefficients have a squared magnitude of `least` or more: their bits. Returns how many. */
+/* Which coefficients have a squared magnitude of `least` or more, or where that is 0, are not zero:
+ * their bits. Returns how many. */
 EXPORTED index_t passband_mark(const bins_table *table, const float *real, index_t lanes,
                                index_t stride, float least_square, uint8_t *bits,
                                index_t *offsets, index_t threads) {

@@ -1,0 +1,334 @@
+"""Stages over the same images, each of which reads all that was there before it: a dense block.
+
+One stage at a time, a spectrum would be unpacked, and transformed, once for every stage that reads
+it. Here a few images go through all stages, and in each direction every stored spectrum is unpacked
+once. What is computed and kept is the same, but for the order of sums in the gradients.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from passband.ops.spectral.codec import Codec
+from passband.ops.spectral.sources import (
+    Group,
+    Sources,
+    StageOptions,
+    bare,
+    dressed,
+    unit_tensors,
+)
+from passband.ops.spectral.stage import (
+    StageFunction,
+    StoredSpectrum,
+    add_gradient,
+    autocast_state,
+    placeholder,
+)
+from passband.spectrum.packed import PackedSpectrum
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a stored spectrum becomes channels of what the stages read.
+
+    Args:
+        channels: How many.
+        codec: Unpacks it.
+        finish: What is still to be done then.
+        is_idempotent: Whether to do that again changes nothing, as of ReLU; then its gradient is
+            taken from the result.
+    """
+
+    channels: int
+    codec: Codec
+    finish: Callable[[Tensor], Tensor]
+    is_idempotent: bool
+
+    def read(self, units: Sequence[PackedSpectrum]) -> Tensor:
+        """The channels of some images."""
+        return self.finish(self.codec.decode(units))
+
+    def adjoint(
+        self, grad: Tensor, channels: Tensor, units: Sequence[PackedSpectrum]
+    ) -> list[Tensor]:
+        """The gradients of the units' values from that of the channels."""
+        dense = channels if self.is_idempotent else self.codec.decode(units)
+        dense = dense.detach().requires_grad_()
+        with torch.enable_grad():
+            finished = self.finish(dense)
+        (own,) = torch.autograd.grad(finished, dense, grad.to(finished.dtype))
+        found = self.codec.decode_adjoint(own, units)
+        return [g.to(unit.dtype) for g, unit in zip(found, units, strict=True)]
+
+
+@dataclass(frozen=True)
+class BlockStage:
+    """A stage of a block.
+
+    Args:
+        function: What it computes, from all channels before it.
+        parameters: How many tensors it uses besides.
+        options: How its result is stored.
+        reader: How the stages after it read its result; None where there are none.
+        gradient_only: From the channels, the parameters and the result, something that has the
+            function's gradients; None where there is no such thing.
+    """
+
+    function: StageFunction
+    parameters: int
+    options: StageOptions
+    reader: Reader | None
+    gradient_only: Callable[[list[Tensor], Sequence[Tensor | None], Tensor], Tensor] | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """The stages, and what they read.
+
+    Args:
+        stages: In their order.
+        readers: Of the stored spectra that are there before.
+        axis: That of the channels.
+        layout: How the channels lie in memory.
+        options: How images are taken together.
+    """
+
+    stages: tuple[BlockStage, ...]
+    readers: tuple[Reader, ...]
+    axis: int
+    layout: torch.memory_format
+    options: StageOptions
+
+    def channels_before(self, stage: int) -> int:
+        """Channels that a stage reads."""
+        before = [r for r in (*self.readers, *(s.reader for s in self.stages[:stage])) if r]
+        return sum(reader.channels for reader in before)
+
+    def of_stages(self, values: Sequence[Any]) -> list[list[Any]]:
+        """Parameters, or what belongs to them, by stage."""
+        left = iter(values)
+        return [[next(left) for _ in range(stage.parameters)] for stage in self.stages]
+
+
+def run_block(
+    block: Block, sources: Sequence[StoredSpectrum], parameters: Sequence[Tensor | None]
+) -> list[StoredSpectrum]:
+    """The results of all stages.
+
+    Args:
+        block: The stages.
+        sources: What is there before, of the same images.
+        parameters: Those of the first stage, then those of the next.
+    """
+    placeholders = [p for source in sources for p in source.placeholders]
+    shapes = [source.units for source in sources]
+    results, *made = _Block.apply(block, shapes, len(placeholders), *placeholders, *parameters)
+    left = iter(made)
+    return [StoredSpectrum(units, tuple(next(left) for _ in units)) for units in results]
+
+
+class _Channels:
+    """All channels that there are of some images, one piece after the other."""
+
+    def __init__(self, block: Block) -> None:
+        self.block, self.count = block, 0
+        self.memory: Tensor | None = None
+
+    def add(self, piece: Tensor) -> None:
+        """Put a piece behind those that are there."""
+        axis = self.block.axis
+        if self.memory is None:
+            shape = list(piece.shape)
+            shape[axis] = self.block.channels_before(len(self.block.stages) - 1)
+            self.memory = torch.empty(
+                shape, dtype=piece.dtype, device=piece.device, memory_format=self.block.layout
+            )
+        self.memory.narrow(axis, self.count, piece.shape[axis]).copy_(piece)
+        self.count += piece.shape[axis]
+
+    def some(self, first: int, count: int) -> Tensor:
+        """So many from one on."""
+        assert self.memory is not None
+        return self.memory.narrow(self.block.axis, first, count)
+
+
+class _Block(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, block: Block, shapes: Any, stored: int, *tensors: Tensor | None) -> Any:
+        parameters = block.of_stages(tensors[stored:])
+        sources = Sources(shapes, [], block.options)
+        results: list[list[PackedSpectrum]] = [[] for _ in block.stages]
+        for group in sources.groups():
+            channels = _Channels(block)
+            for reader, units in zip(block.readers, group.units_of_sources(), strict=True):
+                channels.add(reader.read(units))
+            for stage, own, result in zip(block.stages, parameters, results, strict=True):
+                dense = stage.function([channels.some(0, channels.count)], own, True)
+                made = stage.options.writes.encode(
+                    dense.detach(), group.images, stage.options.storage, stage.options.sparse
+                )
+                result += made
+                if stage.reader is not None:
+                    channels.add(stage.reader.read(made))
+        kept = [
+            tensor
+            for stage, result in zip(block.stages, results, strict=True)
+            for tensor in _kept(stage, result)
+        ]
+        ctx.save_for_backward(*sources.tensors(), *kept, *tensors[stored:])
+        ctx.block, ctx.stored, ctx.sources = block, stored, sources.without_tensors()
+        ctx.results = [[bare(unit) for unit in result] for result in results]
+        ctx.autocast = autocast_state(tensors)
+        ctx.set_materialize_grads(False)
+        placeholders = [placeholder(unit) for result in results for unit in result]
+        return (tuple(map(tuple, results)), *placeholders)
+
+    @staticmethod
+    def backward(ctx: Any, _: Any, *grads: Tensor | None) -> Any:
+        block: Block = ctx.block
+        saved = list(ctx.saved_tensors)
+        sources = ctx.sources.with_tensors(saved)  # takes its own from the front
+        results = [
+            _with_kept(stage, result, saved)
+            for stage, result in zip(block.stages, ctx.results, strict=True)
+        ]
+        needs = ctx.needs_input_grad[3:]
+        leaves = block.of_stages(
+            [
+                None if p is None else p.detach().requires_grad_(need)
+                for p, need in zip(saved, needs[ctx.stored :], strict=True)
+            ]
+        )
+        left = iter(grads)
+        of_results = [[next(left) for _ in result] for result in results]
+        sums: list[list[Tensor | None]] = [[None] * len(own) for own in leaves]
+        of_sources: list[list[Tensor | None]] = [[] for _ in sources.shapes]
+        for group in sources.groups():
+            own = slice(group.first, group.last)
+            one = _Backward(block, group, [units[own] for units in results], ctx.autocast)
+            found = one.run([g[own] for g in of_results], leaves, sums, any(needs[: ctx.stored]))
+            for mine, values in zip(of_sources, found, strict=True):
+                mine += values
+        return (
+            *(None,) * 3,
+            *sources.placeholder_gradients(of_sources),
+            *(grad for own in sums for grad in own),
+        )
+
+
+class _Backward:
+    """The backward pass of some images."""
+
+    def __init__(
+        self,
+        block: Block,
+        group: Group,
+        results: list[list[PackedSpectrum]],
+        autocast: Callable[[], Any],
+    ) -> None:
+        self.block, self.group, self.results, self.autocast = block, group, results, autocast
+        self.channels = _Channels(block)
+        for reader, units in self._readers():
+            self.channels.add(reader.read(units))
+        self.grad: Tensor | None = None
+        """Of the channels that a stage has read already."""
+
+    def run(
+        self,
+        grads: list[list[Tensor | None]],
+        leaves: list[list[Tensor | None]],
+        sums: list[list[Tensor | None]],
+        needs_sources: bool,
+    ) -> list[list[Tensor | None]]:
+        """Add up the parameters' gradients; returns those of the sources' values, by unit."""
+        block = self.block
+        for place in reversed(range(len(block.stages))):
+            stage, units = block.stages[place], self.results[place]
+            of_values = grads[place]
+            if stage.reader is not None and self.grad is not None:
+                inner = self._taken(block.channels_before(place), stage.reader, units)
+                of_values = [
+                    i if o is None else i + o for i, o in zip(inner, of_values, strict=True)
+                ]
+            if all(grad is None for grad in of_values):
+                continue
+            needed = needs_sources or any(
+                leaf is not None and leaf.requires_grad for own in leaves[:place] for leaf in own
+            )
+            self._through(place, of_values, leaves[place], sums[place], needed)
+        found: list[list[Tensor | None]] = []
+        at = 0
+        for reader, own in zip(block.readers, self.group.units_of_sources(), strict=True):
+            if self.grad is None or not needs_sources:
+                found.append([None] * len(own))
+            else:
+                found.append(list(self._taken(at, reader, own)))
+            at += reader.channels
+        return found
+
+    def _through(
+        self,
+        place: int,
+        of_values: list[Tensor | None],
+        leaves: list[Tensor | None],
+        sums: list[Tensor | None],
+        needed: bool,
+    ) -> None:
+        """A stage's backward pass, from the gradients of the values that it has stored."""
+        stage = self.block.stages[place]
+        count = self.block.channels_before(place)
+        given = self.channels.some(0, count).detach()
+        # what it computes with copies channels that do not lie side by side, forward and backward
+        given = given.contiguous(memory_format=self.block.layout).requires_grad_(needed)
+        wanted = [leaf for leaf in (given, *leaves) if leaf is not None and leaf.requires_grad]
+        if not wanted:
+            return
+        with torch.enable_grad(), self.autocast():
+            if stage.gradient_only is None or stage.reader is None:
+                result = stage.function([given], leaves, False)
+            else:
+                known = self.channels.some(count, stage.reader.channels)
+                result = stage.gradient_only([given], leaves, known)
+        own = [(u, u.bits, g) for u, g in zip(self.results[place], of_values, strict=True)]
+        cotangent = stage.options.writes.encode_adjoint(own, result.device).to(result.dtype)
+        found = iter(torch.autograd.grad(result, wanted, cotangent, allow_unused=True))
+        del result, cotangent
+        of_channels = next(found) if needed else None
+        if of_channels is not None:
+            if self.grad is None:
+                self.grad = of_channels
+            else:
+                self.grad.narrow(self.block.axis, 0, count).add_(of_channels)
+        for index, leaf in enumerate(leaves):
+            if leaf is not None and leaf.requires_grad:
+                add_gradient(sums, index, next(found))
+
+    def _taken(self, first: int, reader: Reader, units: Sequence[PackedSpectrum]) -> list[Tensor]:
+        assert self.grad is not None
+        grad = self.grad.narrow(self.block.axis, first, reader.channels)
+        return reader.adjoint(grad, self.channels.some(first, reader.channels), units)
+
+    def _readers(self) -> Iterator[tuple[Reader, Sequence[PackedSpectrum]]]:
+        """All that is read, in the order of the channels."""
+        yield from zip(self.block.readers, self.group.units_of_sources(), strict=True)
+        for stage, made in zip(self.block.stages, self.results, strict=True):
+            if stage.reader is not None:
+                yield stage.reader, made
+
+
+def _kept(stage: BlockStage, units: Sequence[PackedSpectrum]) -> list[Tensor | None]:
+    """What is kept of a result: all of it where other stages read it, else its bits."""
+    return [u.bits for u in units] if stage.reader is None else unit_tensors(units)
+
+
+def _with_kept(
+    stage: BlockStage, units: Sequence[PackedSpectrum], saved: list[Any]
+) -> list[PackedSpectrum]:
+    """The results with what was kept of them, which is taken from the front of a list."""
+    if stage.reader is None:
+        return [replace(unit, bits=saved.pop(0)) for unit in units]
+    return [dressed(unit, saved) for unit in units]
