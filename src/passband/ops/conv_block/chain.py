@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from passband.ops.band_limited_conv.layout import memory_format
 from passband.ops.conv_block.activation import Activation
 from passband.ops.conv_block.convolution import Conv, Kept, chunks, images_at_a_time
 from passband.ops.conv_block.derivative import differentiable_once
@@ -99,7 +100,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     statistics = saved[count + PARAMETERS * len(stages) :]
     norms, inputs, kept = _recompute(call, saved[:count], parameters, statistics)
     if call.pool is not None:
-        grad = call.pool.backward_average(grad, grad.new_empty(ctx.shape))
+        maps = torch.empty(
+            ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=memory_format(grad)
+        )
+        call.pool.backward_average(grad, maps)
+        grad = maps
     gradients: list[Tensor | None] = []
     for index in reversed(range(len(stages))):
         needs = needed[count + PARAMETERS * index :][:PARAMETERS]
