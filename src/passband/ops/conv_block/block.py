@@ -140,6 +140,8 @@ class _Backward:
         self.per_image = 4 * max(math.prod(self.shape[1:]), math.prod(self.input_shape[1:]))
         batch, least = self.shape[0], self.call.conv.least_images
         self.parts = chunks(batch, images_at_a_time(self.per_image, batch, least))
+        # values of each channel that the batch norm has averaged
+        self.averaged = batch * math.prod(self.shape[2:])
         # whether the sums over the batch are needed that the batch norm's gradients are
         self.reduces = self.norm is not None and (
             self.needs_gamma or self.needs_beta or (self.norm.batch_statistics and self.needs_conv)
@@ -185,7 +187,10 @@ class _Backward:
             sums = self._first_pass(grad, of_residual)
         grad_input = grad_weight = grad_bias = None
         if self.needs_conv:
-            grad_input, grad_weight, grad_bias = self._of_conv(grad, of_residual, sums)
+            total = sums
+            if sums is not None and self.call.norm is not None:
+                total, self.averaged = self.call.norm.over_all(sums, self.averaged)
+            grad_input, grad_weight, grad_bias = self._of_conv(grad, of_residual, total)
         grad_gamma, grad_beta = sums if sums is not None else (None, None)
         return (
             None, grad_input, grad_residual, grad_weight, grad_bias,
@@ -291,7 +296,6 @@ class _Backward:
             return self._as_maps(grad.narrow(0, start, count))
         has_maps = self.remakes or (self.norm is not None and self.norm.batch_statistics)
         to = self._maps(start, count) if has_maps else self._empty(count, self.dtype)
-        averaged = self.shape[0] * math.prod(self.shape[2:])
         for first, images in self._pieces(start, count):
             own = to.narrow(0, first - start, images)
             if self.norm is None:
@@ -300,7 +304,7 @@ class _Backward:
             part = grad.narrow(0, first, images)
             part = self._as_maps(part if is_through else self._of_activated(grad, first, images))
             maps = own if has_maps else part
-            self.norm.backward(maps, part, sums, averaged, self.joined, own)
+            self.norm.backward(maps, part, sums, self.averaged, self.joined, own)
         return to
 
     def _of_conv(
