@@ -5,9 +5,12 @@
 It is found by halving, each trial in a process of its own whose private memory is limited
 (RLIMIT_DATA) to what the network itself needs and so many MiB more: whatever cannot be allocated
 then is an error, which says that the batch does not fit. Files mapped into memory do not count, so
-that what is kept on disk does not.
+that what is kept on disk does not. Glibc maps every block of more than a megabyte by itself here
+(MALLOC_MMAP_THRESHOLD_): from its heap, which blocks of many sizes break up, a step fails that
+needs half of the limit.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +28,11 @@ def fits(name: str, contender: Contender, batch: int, limit_mib: int) -> bool:
     """Whether a step with a batch runs in a process of limited memory."""
     words = [name, contender.name, str(batch), str(limit_mib)]
     done = subprocess.run(
-        [sys.executable, __file__, *words], capture_output=True, text=True, check=False
+        [sys.executable, __file__, *words],
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return "fits" in done.stdout
 
