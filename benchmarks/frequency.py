@@ -17,26 +17,36 @@ from passband.report.speed import svg
 from passband.studies import run_study
 from passband.studies.frequency import figure
 
-SHOWN = ("network", "keep", "contender", "epochs", "images", "seeds", "macs", "macs_ratio",
-         "parameters", "test_accuracy")  # fmt: skip
+SHOWN = ("network", "keep", "contender", "epochs", "images", "seeds", "test_images",
+         "batch_size", "macs", "macs_ratio", "parameters", "test_accuracy")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One call of the study."""
+    """One call of the study: what is trained, and how much."""
 
     network: str
-    epochs: int
     keeps: str
     contenders: str
-    images: int = 50_000
+    images: int = 4_000
+    test_images: int = 2_000
+    batch_size: int = 32
 
 
+_PLAIN = "chain-budget,small-budget,pruned"
+_LARGE = {"images": 16_000, "test_images": 5_000}
 PLANS = (
-    Plan("vgg8", 2, "0.007", "chain,small,chain-budget,small-budget"),
-    Plan("vgg8", 2, "0.02", "chain-budget,small-budget"),
-)
-"""What was trained; the dense network and "pruned" take an hour more."""
+    Plan("vgg8", "0.007,0.02", f"dense,{_PLAIN},chain,small", **_LARGE),
+    *(
+        Plan(network, "0.1,0.02,0.007", f"dense,{_PLAIN}")
+        for network in (
+            "resnet20", "resnet56", "vgg13", "mobilenetv2", "wrn-40-2", "densenet121", "resnet18",
+        )
+    ),
+    Plan("vgg8", "0.1,0.05,0.01,0.005", _PLAIN, **_LARGE),
+    Plan("vgg8", "0.007", "chain-budget-taught,small-budget-taught", **_LARGE),
+)  # fmt: skip
+"""What was trained, three epochs each; the study itself trains as much as it is told."""
 
 
 def main() -> None:
@@ -45,11 +55,16 @@ def main() -> None:
     for plan in PLANS:
         result = run_study(
             "frequency", Path("runs/frequency"), data="cifar10", networks=plan.network,
-            keeps=plan.keeps, contenders=plan.contenders, epochs=plan.epochs, shrink="geometric",
-            shrink_share=0.6, limit_train=plan.images,
+            keeps=plan.keeps, contenders=plan.contenders, epochs=3, batch_size=plan.batch_size,
+            lr=0.05, shrink="geometric", shrink_share=0.6, limit_train=plan.images,
+            limit_test=plan.test_images,
         )  # fmt: skip
         for row in result.table.rows:
-            row = {**row, "images": plan.images}
+            row |= {
+                "images": plan.images,
+                "test_images": plan.test_images,
+                "batch_size": plan.batch_size,
+            }
             rows[row["network"], row["keep"], row["contender"]] = row
     shown = [{**{name: row[name] for name in SHOWN}, **provenance()} for row in rows.values()]
     write_result("frequency-cifar10", shown)

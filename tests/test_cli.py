@@ -142,7 +142,7 @@ def test_a_chain_is_exported_when_it_has_shrunk_or_is_made_to(
 ) -> None:
     run, file = str(tmp_path / "run"), str(tmp_path / "net.onnx")
     model = ["--model", "resnet8", *TINY[2:], "--method", "frequency", "--keep", "0.1"]
-    assert main(["train", *model, "--out", run]) == 0
+    assert main(["train", *model, "--shrink-steps", "1000", "--out", run]) == 0
     assert main(["export", run, file]) == 2
     assert "add --finish to drop the rest at once" in capsys.readouterr().err
     assert main(["export", run, file, "--finish"]) == 0

@@ -10,10 +10,9 @@ from passband.nn.frequency import (
     FrequencyConv1d,
     FrequencyConv2d,
     FrequencyConvTranspose2d,
-    FrequencyLayer,
     FrequencyLinear,
-    frequency_ranks,
 )
+from passband.nn.frequency_layer import FrequencyLayer, frequency_ranks
 from passband.spectrum.dct import dct, idct
 from tests.support import assert_close, random
 

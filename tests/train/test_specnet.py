@@ -14,7 +14,6 @@ from passband.networks import create_model
 from passband.networks.specnet import VGG16, densenet, vgg16
 from passband.nn.spectral_network import SpectralNetwork
 from passband.train import TrainConfig, load_run, run
-from passband.train.recipes import recipe
 from passband.train.run_folder import RunFolder
 from tests.support import assert_close, random
 from tests.train.killed import assert_same, weights
@@ -153,15 +152,6 @@ def test_the_command_takes_the_papers_recipe(tmp_path: Path) -> None:
     config = RunFolder(out).read_config()
     assert (config.epochs, config.lr, config.momentum) == (1, 0.02, 0.95)
     assert (config.batch_size, config.scheduler, config.threshold) == (128, "halving", 1.0)
-
-
-def test_recipes() -> None:
-    assert TrainConfig(**recipe("band-limited")) == TrainConfig()
-    assert recipe("specnet")["epochs"] == 300
-    with pytest.raises(ValueError, match="unknown recipe 'specnett': did you mean 'specnet'"):
-        recipe("specnett")
-    with pytest.raises(ValueError, match="budget is 0; it must be above 0"):
-        recipe("specnet", 0)
 
 
 def test_profile(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from passband.convert.frequency.network import Widths, frequency_state, read_cha
 from passband.convert.frequency.scheduler import unfinished
 from passband.convert.frequency.trace import concatenated, is_concatenation, module_of
 from passband.measure.layers import undisturbed
-from passband.nn.frequency import FrequencyLayer
+from passband.nn.frequency_layer import FrequencyLayer
 from passband.nn.frequency_maps import ChannelDCT, CoefficientConv2d, FrequencyBatchNorm, add_maps
 
 # Largest relative norm of the difference between the chain's output and the network's. Folding

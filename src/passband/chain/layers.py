@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from passband.nn.frequency import FrequencyLayer, FrequencyLinear
+from passband.nn.frequency import FrequencyLinear
+from passband.nn.frequency_layer import FrequencyLayer
 from passband.nn.frequency_maps import CoefficientConv2d, FrequencyBatchNorm
 
 

@@ -36,6 +36,8 @@ from passband.commands.options import (
 if TYPE_CHECKING:
     from passband.train import TrainConfig
 
+_RECIPES = {"specnet": "specnet", "frequency": "frequency", "small": "frequency"}
+
 
 @app.command()
 def train(
@@ -73,7 +75,8 @@ def train(
     paper: Annotated[
         str | None,
         optional(
-            TRAINING, "Take the recipe of a paper: band-limited or specnet; specnet's with specnet."
+            TRAINING,
+            "Take the recipe of a paper, band-limited, specnet or frequency; None: the method's.",
         ),
     ] = None,
     budget: Annotated[float, option(TRAINING, "Fraction of the recipe's epochs.")] = 1.0,
@@ -92,6 +95,9 @@ def train(
     ] = 0.01,
     shrink_steps: Annotated[
         int | None, optional(FREQUENCY, "Steps of the schedule, whatever the rate.")
+    ] = None,
+    shrink_share: Annotated[
+        float | None, optional(FREQUENCY, "The same as a part of all steps of the training.")
     ] = None,
     restarts: Annotated[int, option(FREQUENCY, "How often the schedule begins again.")] = 0,
     round_to: Annotated[
@@ -147,12 +153,18 @@ def train(
     options = {**context.params, "devices": _number_or_text(devices), "band": parse_band(band)}
     for name in ("out", "resume", "checkpoint_every", "paper", "budget"):
         del options[name]
-    chosen = paper or ("specnet" if method == "specnet" else "band-limited")
-    options |= {n: v for n, v in recipe(chosen, budget).items() if not _is_given(context, n)}
+    chosen = paper or _RECIPES.get(method, "band-limited")
+    fields = recipe(chosen, budget, model)
+    if method not in ("frequency", "small") or _is_given(context, "shrink_steps"):
+        fields.pop("shrink_share", None)
+    options |= {n: v for n, v in fields.items() if not _is_given(context, n)}
     folder = None if out is None else RunFolder(out)
     if resume and folder is not None and folder.holds_run:
         given = {name: value for name, value in options.items() if _is_given(context, name)}
-        options = {**vars(folder.read_config()), **given}
+        stored = dict(vars(folder.read_config()))
+        if "shrink_share" in given:  # which the run has as steps
+            stored["shrink_steps"] = None
+        options = {**stored, **given}
     config = TrainConfig(**options)
     keep_freed_memory()
     out = out or Path("runs") / _run_name(config)

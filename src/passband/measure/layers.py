@@ -16,7 +16,7 @@ from passband.measure.macs import (
     layer_macs,
 )
 from passband.measure.memory import SavedBytes
-from passband.nn.frequency import FrequencyLayer
+from passband.nn.frequency_layer import FrequencyLayer
 from passband.nn.frequency_maps import CoefficientConv2d
 from passband.nn.probes import probe
 from passband.nn.specnet import SpectralConv

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from passband.nn.band_limited import BandLimitedConv1d, BandLimitedConv2d, BandLimitedConv3d
-from passband.nn.frequency import FrequencyLayer
+from passband.nn.frequency_layer import FrequencyLayer
 from passband.nn.frequency_maps import CoefficientConv2d
 from passband.ops.band_limited_conv.cost import multiplications, native_multiplications
 from passband.ops.band_limited_conv.geometry import ConvGeometry, conv_geometry

@@ -8,6 +8,8 @@ budget, to see that everything runs; the paper's is ``--data cifar10 --epochs 20
 vgg8,vgg13,resnet20,...`` on a GPU.
 """
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +24,14 @@ from passband.extras import require
 from passband.measure.table import Column, Table
 from passband.names import unknown_name
 from passband.report import Picture, Section
+from passband.report.figures import new_figure
 from passband.studies.pruning import train_pruned
 from passband.studies.registry import StudyResult
 from passband.studies.results import write_results
 from passband.studies.trainings import Training, train_all
 from passband.train import TrainConfig, load_run
 from passband.train.evaluation import make_model
-from passband.train.parts import load_parts, size
+from passband.train.parts import load_parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,10 +128,9 @@ def run(
             weight_decay=weight_decay, scheduler="cosine", limit_train=limit_train,
             limit_test=limit_test,
         )  # fmt: skip
-        parts = load_parts(base)
-        steps = max(1, round(shrink_share * epochs * -(-size(parts.train) // batch_size)))
-        example = torch.zeros(1, *parts.bundle.input_shape)
-        whole = model_macs(make_model(base, parts.bundle).eval(), example)
+        bundle = load_parts(base).bundle
+        example = torch.zeros(1, *bundle.input_shape)
+        whole = model_macs(make_model(base, bundle).eval(), example)
         seeded = [replace(base, seed=seed) for seed in range(seeds)]
         dense: list[Training] = []
         if any(name == "dense" or name.endswith("taught") for name in chosen):
@@ -147,7 +149,7 @@ def run(
                 else:
                     options = {"keep": keep, **CONTENDERS[name]}
                     if options["method"] == "frequency":
-                        options |= {"shrink": shrink, "shrink_steps": steps}
+                        options |= {"shrink": shrink, "shrink_share": shrink_share}
                     trained: list[Training] = []
                     for seed, config in enumerate(seeded):
                         if name.endswith("taught"):
@@ -238,11 +240,17 @@ def figure(rows: Sequence[dict[str, Any]]) -> "Figure":
     Raises:
         ImportError: matplotlib is missing; the message names the extra.
     """
-    figure_class: type[Figure] = require("matplotlib.figure", extra="report").Figure
     networks = list(dict.fromkeys(row["network"] for row in rows))
     panels = [*networks, "average"] if len(networks) > 1 else networks
-    drawn = figure_class(figsize=(4.5 * len(panels), 3.6), layout="constrained")
-    for axes, panel in zip(drawn.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    columns = min(3, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    ticker = require("matplotlib.ticker", extra="report")
+    drawn = new_figure(4.5 * columns, 3.6 * lines)
+    grid = drawn.subplots(lines, columns, squeeze=False).flat
+    for axes, panel in itertools.zip_longest(grid, panels):
+        if panel is None:
+            axes.set_axis_off()
+            continue
         for contender, colour in _COLOURS.items():
             points = _points(rows, contender, networks if panel == "average" else [panel])
             if not points:
@@ -250,6 +258,8 @@ def figure(rows: Sequence[dict[str, Any]]) -> "Figure":
             mark = "o-" if contender != "dense" else "s"
             axes.plot(*zip(*points, strict=True), mark, color=colour, label=contender)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ticker.LogFormatter())
+        axes.xaxis.set_minor_formatter(ticker.LogFormatter())
         axes.set_xlabel("times fewer multiplications")
         axes.set_ylabel("test accuracy (%)")
         axes.set_title(panel)

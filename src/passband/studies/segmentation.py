@@ -26,7 +26,7 @@ from passband.studies.registry import StudyResult
 from passband.studies.results import write_results
 from passband.studies.trainings import Training, train_all
 from passband.train import TrainConfig, load_run
-from passband.train.parts import load_parts, size
+from passband.train.parts import load_parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,10 +88,7 @@ def run(
             batch_size=batch_size, lr=lr, optimizer="adam", weight_decay=0.0, scheduler="cosine",
             seed=seed,
         )  # fmt: skip
-        per_epoch = -(-size(load_parts(base).train) // batch_size)
-        shrinking: dict[str, Any] = {
-            "method": "frequency", "shrink_steps": max(1, round(_SHRINKING * epochs * per_epoch)),
-        }  # fmt: skip
+        shrinking: dict[str, Any] = {"method": "frequency", "shrink_share": _SHRINKING}
         configs = {
             "dense": base,
             **{

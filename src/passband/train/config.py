@@ -74,6 +74,8 @@ class TrainConfig:
         shrink: The schedule, "geometric", "linear" or "cosine".
         shrink_rate: What a geometric schedule drops per step.
         shrink_steps: Steps of the schedule; None: those that follow from the rate.
+        shrink_share: Steps of the schedule as a part of all steps of the training,
+            0 < share <= 1, instead of `shrink_steps`.
         restarts: How often the schedule begins again.
         round_to: Round numbers of channels up to multiples of this.
         per_layer: None, or "macs" to divide a budget of multiplications among the layers.
@@ -135,6 +137,7 @@ class TrainConfig:
     shrink: str = "geometric"
     shrink_rate: float = 0.01
     shrink_steps: int | None = None
+    shrink_share: float | None = None
     restarts: int = 0
     round_to: int = 1
     per_layer: str | None = None
@@ -234,6 +237,12 @@ class TrainConfig:
         shrinks = self.method in ("frequency", "small")
         if shrinks and self.keep is None:
             raise ValueError(f"keep is None, but method {self.method!r} needs it: 0 < keep <= 1")
+        if self.shrink_share is not None:
+            self._check_number("shrink_share", "0 < share <= 1", lambda value: 0 < value <= 1)
+            if not shrinks:
+                raise ValueError(f"method is {self.method!r}, which has no shrink_share")
+            if self.shrink_steps is not None:
+                raise ValueError("give shrink_steps or shrink_share, not both")
         if self.method == "small" and self.domain != "channel":
             raise ValueError(
                 f"domain is {self.domain!r}, which has no smaller network; use 'channel'"

@@ -1,6 +1,7 @@
 """The examples of a run: what it trains on, chooses by, and is judged by."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.utils.data import Dataset, Subset
@@ -56,6 +57,24 @@ def load_parts(config: TrainConfig) -> Parts:
         kept = permutation(size(test), "test", config.seed)[: config.limit_test]
         test = Subset(test, sorted(kept))
     return Parts(bundle, Subset(bundle.train, sorted(chosen[held_out:])), validation, test)
+
+
+def with_shrink_steps(config: TrainConfig, parts: Parts) -> TrainConfig:
+    """The config with the steps that its `shrink_share` comes to; itself where it has none.
+
+    Devices that are given as "auto" count as one.
+
+    Examples:
+        >>> config = TrainConfig(method="frequency", keep=0.1, shrink_share=0.5, epochs=3)
+        >>> with_shrink_steps(config, load_parts(config)).shrink_steps  # of 138
+        69
+    """
+    if config.shrink_share is None:
+        return config
+    devices = config.devices if isinstance(config.devices, int) else 1
+    steps = config.epochs * math.ceil(size(parts.train) / (config.batch_size * devices))
+    shrinking = max(1, round(config.shrink_share * steps))
+    return replace(config, shrink_steps=shrinking, shrink_share=None)
 
 
 def size(dataset: Any) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 from passband.extras import require
 from passband.train.config import TrainConfig
 from passband.train.evaluation import best_device, make_model
-from passband.train.parts import load_parts, size
+from passband.train.parts import load_parts, size, with_shrink_steps
 from passband.train.result import conclude
 from passband.train.run_folder import RunFolder, check_same_run, logger, write_json
 
@@ -61,6 +61,8 @@ def run(
         raise ValueError(f"checkpoint_every is {checkpoint_every}; it must be at least 1")
     if config.precision == "16-mixed" and best_device().type == "cpu":
         raise ValueError("precision is '16-mixed', which a CPU cannot do; use 'bf16-mixed' or '32'")
+    if config.shrink_share is not None:
+        config = with_shrink_steps(config, load_parts(config))
     known = folder.read_config() if is_first and folder.holds_run else None
     if known is not None:
         if not resume:

@@ -7,7 +7,8 @@ from torch import nn
 
 from passband.config import FrequencyRegularization
 from passband.convert.frequency.network import FrequencyState, frequency_layers
-from passband.nn.frequency import FrequencyLayer, FrequencyLinear
+from passband.nn.frequency import FrequencyLinear
+from passband.nn.frequency_layer import FrequencyLayer
 from passband.spectrum.corner import Corner, box_corner, corner_of_count, whole_shells
 
 _HALVINGS = 24

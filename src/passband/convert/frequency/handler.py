@@ -24,7 +24,8 @@ from passband.convert.frequency.storage import packed, unpacked
 from passband.convert.frequency.trace import LAYERS, NORMS, Flow, module_of
 from passband.convert.handler import Filter, Handler, become, register_handler
 from passband.measure.layers import ExampleInput, observe
-from passband.nn.frequency import FrequencyLayer, FrequencyLinear
+from passband.nn.frequency import FrequencyLinear
+from passband.nn.frequency_layer import FrequencyLayer
 from passband.nn.frequency_maps import (
     ChannelDCT,
     CoefficientConv2d,

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from passband.config import FrequencyRegularization
 from passband.convert.frequency.trace import concatenated, is_concatenation, module_of
-from passband.nn.frequency import FrequencyLayer, frequency_ranks
+from passband.nn.frequency_layer import FrequencyLayer, frequency_ranks
 from passband.nn.frequency_maps import ChannelDCT, CoefficientConv2d, FrequencyBatchNorm, add_maps
 
 Widths = tuple[tuple[int, int], ...]

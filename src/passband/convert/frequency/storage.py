@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from passband.convert.frequency.network import FrequencyNetwork, present_channels, widths
 from passband.convert.frequency.trace import module_of
-from passband.nn.frequency import FrequencyLayer
+from passband.nn.frequency_layer import FrequencyLayer
 from passband.nn.frequency_maps import FrequencyBatchNorm
 from passband.spectrum.corner import Corner
 

@@ -17,9 +17,9 @@ from passband.nn.frequency import (
     FrequencyConv1d,
     FrequencyConv2d,
     FrequencyConvTranspose2d,
-    FrequencyLayer,
     FrequencyLinear,
 )
+from passband.nn.frequency_layer import FrequencyLayer
 
 LAYERS: dict[type[nn.Module], type[FrequencyLayer]] = {
     nn.Conv1d: FrequencyConv1d,
