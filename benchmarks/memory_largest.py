@@ -62,8 +62,11 @@ def largest(name: str, contender: Contender, limit_mib: int) -> int:
     """
     step = Step(contender, make_contender(contender, make_network(name)), *make_batch(name, 2))
     step()
-    peaks = [peak_bytes(step.of(*make_batch(name, b)), "cpu") for b in (FEW, 2 * FEW)]
-    low = high = max(FEW * limit_mib * 2**20 // max(peaks[1] - peaks[0], 1), 1)
+    peaks = []
+    for batch in (FEW, 2 * FEW):
+        step.optimizer.zero_grad(set_to_none=True)  # or they would be freed in the step
+        peaks.append(peak_bytes(step.of(*make_batch(name, batch)), "cpu"))
+    low = high = max(FEW * limit_mib * 2**20 // (peaks[1] - peaks[0]), 1)
     while fits(name, contender, high, limit_mib):
         low, high = high, high + max(high // 4, 1)
     while low == high or (low > 0 and not fits(name, contender, low, limit_mib)):
