@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml hatch_build.py $(wildcard src/passband/ops/*/native/*.[ch] src/passband/chain/native/*.c)
+$(INSTALLED): pyproject.toml hatch_build.py $(wildcard src/passband/ops/*/native/*.[ch] src/passband/chain/native/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@

@@ -13,6 +13,16 @@ ENGINES = {
     "openvino": "OpenVINO",
 }
 
+CONTENDERS = {
+    "chain": "chain",
+    "small": "small",
+    "chain-budget": "chain, budget",
+    "small-budget": "small, budget",
+    "chain-budget-taught": "chain, budget, taught",
+    "small-budget-taught": "small, budget, taught",
+    "pruned": "DepGraph",
+}
+
 
 def engines(results: "Results") -> str:
     """Dense and chain, each in the existing engine that is fastest for it, and ours."""
@@ -51,3 +61,39 @@ def engines(results: "Results") -> str:
         "chain, ours (ms)", "faster", "half of the multiplications' ratio", "ONNX file (KiB)",
     )  # fmt: skip
     return markdown(titles, body) + results.caption("engines")
+
+
+def accuracy(results: "Results") -> str:
+    """A line per network and fraction kept: the test accuracy of every contender."""
+    groups: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+    whole = {}
+    for row in results.rows("frequency-cifar10"):
+        if row["contender"] == "dense":
+            whole[row["network"]] = row
+        else:
+            groups[row["network"], row["keep"]][row["contender"]] = row
+    body = []
+    for (network, keep), rows in sorted(groups.items(), key=_network_and_less):
+        fewer = [
+            rows[name]["macs_ratio"] if name in rows else "" for name in ("chain", "small-budget")
+        ]
+        body.append(
+            [
+                network,
+                keep,
+                " / ".join(map(cell, fewer)),
+                *(_percent(rows.get(name)) for name in CONTENDERS),
+                _percent(whole.get(network)),
+            ]
+        )
+    titles = ("network", "keep", "times fewer: corners / budget", *CONTENDERS.values(), "dense")
+    return markdown(titles, body) + results.caption("frequency-cifar10")
+
+
+def _network_and_less(item: tuple[tuple[str, str], object]) -> tuple[str, float]:
+    (network, keep), _ = item
+    return network, -float(keep)
+
+
+def _percent(row: Row | None) -> str:
+    return "-" if row is None else f"{100 * float(row['test_accuracy']):.1f}"

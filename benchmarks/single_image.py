@@ -1,6 +1,6 @@
 """Where the time of one image goes in the chain's engine: the call, and each kind of step.
 
-    OMP_NUM_THREADS=1 python benchmarks/single_image.py        # ResNet-20 and VGG8, ten seconds
+    OMP_NUM_THREADS=1 python benchmarks/single_image.py        # five networks, half a minute
 
 The engine runs the steps of one kind alone, on 64 images one after the other, on one thread as it
 does for a single image. What is left of a call from Python is its overhead.
@@ -25,13 +25,16 @@ PARTS = {
     "sums": (steps.ADD,),
     "every second row and column": (steps.PHASES,),
     "pooling": (steps.AVERAGE, steps.MAXIMUM),
-    "copies": (steps.COPY, steps.AFFINE),
+    "copies": (steps.COPY, steps.AFFINE, steps.INTERLEAVE),
 }
+NETWORKS = ("resnet20", "vgg8", "densenet121", "mobilenetv2", "unet16")
 IMAGES = 64
+TURN_SECONDS = 0.01
 
 
-def seconds(function: Callable[[], object], calls: int) -> float:
+def seconds(function: Callable[[], object]) -> float:
     """The least time of a call, over many."""
+    calls = max(1, round(TURN_SECONDS / min(time_rounds([function], 3)[0])))
 
     def run() -> None:
         for _ in range(calls):
@@ -54,12 +57,12 @@ def measure(name: str, config: FrequencyRegularization) -> list[dict]:
         network.steps, network.count = ctypes.addressof(array), len(chosen)
         arguments = (
             ctypes.addressof(network), maps.data_ptr(), results.data_ptr(), IMAGES,
-            prepared.work.data_ptr(), 1,
+            prepared._work, 1,
         )  # fmt: skip
-        return seconds(lambda: prepared.run_chain(*arguments), 20) / IMAGES
+        return seconds(lambda: prepared.run_chain(*arguments)) / IMAGES
 
     ends = with_steps([])
-    times = {"call": seconds(lambda: fast(one), 300), "input and output": ends}
+    times = {"call": seconds(lambda: fast(one)), "input and output": ends}
     for part, kinds in PARTS.items():
         chosen = [step for step in prepared.program.steps if step.kind in kinds]
         if chosen:
@@ -82,7 +85,7 @@ def measure(name: str, config: FrequencyRegularization) -> list[dict]:
 def main() -> None:
     """Measure and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", default=["resnet20", "vgg8"])
+    parser.add_argument("networks", nargs="*", default=NETWORKS)
     options = parser.parse_args()
     config = FrequencyRegularization(keep=0.007)
     rows = [

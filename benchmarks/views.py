@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from chain_views import engines
+from chain_views import accuracy, engines
 from memory_views import memory
 from speed_views import (
     curve,
@@ -27,6 +27,7 @@ VIEWS: dict[str, tuple[str, Callable[[Results], str]]] = {
     "networks": ("networks", networks),
     "growth": ("growth", growth),
     "engines": ("engines", engines),
+    "chain accuracy": ("frequency-cifar10", accuracy),
     "memory": ("memory", memory),
     "precision": ("precision", precision),
 }

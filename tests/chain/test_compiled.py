@@ -1,19 +1,23 @@
 """The native engine against PyTorch, whatever the instruction set."""
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from passband.chain import compile_chain, compiled
+from passband.chain import compile_chain, compiled, steps
 from passband.chain.compiled import CompiledChain, load_library, open_library
 from passband.ops import kernel_files
 from tests.convert.frequency.cases import NETWORKS, maps, trained
 from tests.support import relative_error
 
 ROUNDING = 1e-5  # the same sums in another order, in float32, in up to a hundred layers
+ROOT = Path(__file__).parents[2]
 LIBRARIES = sorted(Path(compiled.__file__).parent.glob("native/kernels_*.so"))
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="no kernels were compiled here")
@@ -165,6 +169,83 @@ def test_sums_of_unlike_convolutions(later: bool) -> None:
     check(Net().eval(), (3, 10, 14))
 
 
+class Padded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, [0, 1, 0, 0, 0, 0])
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x * self.gate(x)
+        return out
+
+
+class DenseBlock(nn.Module):
+    """Concatenations of one another, or anew of all parts; with readers in between."""
+
+    def __init__(self, nested: bool) -> None:
+        super().__init__()
+        self.nested = nested
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        widths = (6, 8, 12)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
+        self.points = nn.ModuleList(nn.Conv2d(width, 9, 1) for width in widths)
+        self.grow = nn.ModuleList(nn.Conv2d(9, n, 3, padding=1) for n in (2, 4, 1))
+        self.down, self.last = nn.Conv2d(8, 5, 3, 2, 1), nn.Conv2d(13, 4, 1)
+        self.pool = nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [torch.relu(self.first(x))]
+        whole, half = parts[0], None
+        for norm, point, grow in zip(self.norms, self.points, self.grow, strict=True):
+            if len(parts) == 2:
+                half = self.down(whole)
+            new = grow(torch.relu(point(torch.relu(norm(whole)))))
+            parts.append(torch.relu(new) if len(parts) == 2 else new)
+            whole = torch.cat([whole, parts[-1]] if self.nested else parts, 1)
+        assert half is not None
+        pooled = torch.cat([self.pool(self.last(whole)), half, half, self.pool(parts[1])], 1)
+        out: Tensor = torch.relu(torch.add(pooled, torch.cat([half, self.pool(parts[0]), half], 1)))
+        return out
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("nested", [False, True])
+def test_dense_blocks(nested: bool) -> None:
+    torch.manual_seed(0)
+    model = DenseBlock(nested)
+    model(torch.randn(8, 3, 10, 14))
+    check(model.eval(), (3, 10, 14))
+
+
+def test_dense_blocks_are_written_in_place() -> None:
+    model = DenseBlock(nested=True).eval()
+    for lanes in engine(model, (3, 10, 14))._programs.values():
+        kinds = [step.kind for step in lanes.program.steps]
+        assert kinds.count(steps.AFFINE) == 0  # norm and activation are part of the product
+        assert kinds.count(steps.COPY) == 3  # of what is there three times more
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("size", [(9, 7), (64, 34), (5, 33)], ids=str)
+def test_pooling(size: tuple[int, int]) -> None:
+    for pool in (nn.AvgPool2d(2), nn.MaxPool2d(2), nn.MaxPool2d(3, 2), nn.AvgPool2d(3, 1)):
+        model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), pool, nn.Conv2d(3, 4, 3, padding=1))
+        check(model, (2, *size))
+        fast = engine(model, (2, *size))
+        for batch in (1, 17):
+            x = maps((2, *size), batch)
+            x[0, 1, 4, 3] = math.nan
+            with torch.no_grad():
+                assert torch.equal(fast(x).isnan(), model(x).isnan())
+
+
 @pytest.mark.usefixtures("library")
 def test_values_that_are_not_finite_go_through() -> None:
     torch.manual_seed(0)
@@ -192,6 +273,31 @@ def test_large_maps_are_computed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> 
     assert relative_error(fast(x), in_blocks) < ROUNDING
 
 
+def test_nothing_beyond_its_memory_is_touched() -> None:
+    names = [path.stem.removeprefix("kernels_") for path in LIBRARIES]
+    runnable = [name for name in names if name in kernel_files.runnable()]
+    result = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-m", "tests.chain.guard_pages", *runnable],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), *sys.path)))},
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.stdout.split() == ["guarded", *runnable], result.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("count", "threads", "single"), [(1, 1, 1), (9, 1, 9), (15, 1, 0), (16, 2, 16), (35, 1, 3)]
+)
+def test_images_are_computed_in_blocks_where_that_is_faster(
+    count: int, threads: int, single: int
+) -> None:
+    fast = engine(nn.Sequential(nn.Conv2d(3, 6, 3, padding=1)), (3, 9, 9))
+    blocks, ones = fast._programs[fast.width], fast._programs[1]
+    fast.width, fast._programs = 16, {16: blocks, 1: ones}  # whatever this machine has
+    plan = fast._planned(torch.Size([count, 3, 9, 9]), threads)
+    assert sum(part.images for part in plan.parts) == count
+    assert sum(part.images for part in plan.parts if part.program is ones) == single
+
+
 def test_several_threads_share_out_the_images() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 5, 3, padding=1))
@@ -217,6 +323,10 @@ def test_several_threads_share_out_the_images() -> None:
         (nn.ConvTranspose2d(3, 6, 2, 2, groups=3), "the engine has no ConvTranspose2d with groups"),
         (nn.ConvTranspose2d(3, 6, 2, (2, 1)), "ConvTranspose2d with unlike strides"),
         (nn.Sequential(nn.AdaptiveAvgPool2d(2)), "to more than one point"),
+        (Padded(), "padding other than of channels"),
+        (nn.Linear(8, 8), "Linear along the last axis"),
+        (nn.Flatten(2), "only maps (B, C, H, W) and (B, C)"),
+        (Gated(), "the engine has no Sigmoid; PyTorch runs the chain, and ONNX Runtime"),
     ],
 )
 def test_what_it_cannot_run_pytorch_does(model: nn.Module, reason: str) -> None:
@@ -246,3 +356,9 @@ def test_errors() -> None:
     x = maps((3, 8, 8)).double()
     with pytest.raises(RuntimeError):  # torch's own, of the weights' type
         fast(x)
+
+
+def test_a_library_of_another_version_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "Step", steps.End)
+    with pytest.raises(OSError, match="compiled from another version"):
+        open_library(LIBRARIES[0])

@@ -6,7 +6,7 @@ import threading
 from ctypes import c_int64, c_void_p
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,7 +19,7 @@ from passband.ops.kernel_files import open_best
 _FOLDER = Path(__file__).parent / "native"
 
 # A block of images takes about as long as this many single ones.
-_LIKE_SINGLES = 5
+_LIKE_SINGLES = 10
 _FLOAT_BYTES = 4
 # A block that takes more is slower than its images one by one.
 _CACHE_BYTES = 2**24
@@ -47,21 +47,23 @@ class CompiledChain:
             return
         width = int(library.passband_chain_width())
         for lanes in (width, 1):
-            program = Program(lanes, width, int(library.passband_chain_sums()))
+            sums, tall = library.passband_chain_sums(), library.passband_chain_tall_outputs()
+            program = Program(lanes, width, int(sums), int(tall))
             try:
                 with undisturbed(chain), torch.no_grad():
                     program.build(chain, example_input[:1])
             except UnsupportedError as error:
                 if lanes == width:
-                    self.reason = f"the engine has no {error}"
+                    self.reason = (
+                        f"the engine has no {error}; PyTorch runs the chain, and ONNX Runtime "
+                        "what passband.export_onnx makes of it"
+                    )
                     return
                 continue
             self._programs[lanes] = _Prepared(library, program)
         self.width = width
         self._is_large = _FLOAT_BYTES * self._programs[width].program.size > _CACHE_BYTES
-        self._like = torch.empty(0, *self._programs[width].program.output_shape)
-        self._numbers_in = math.prod(self.input_shape)
-        self._numbers_out = math.prod(self._programs[width].program.output_shape)
+        self._plan = self._planned(torch.Size([0, *self.input_shape]), 1)
 
     @property
     def engine(self) -> str:
@@ -74,37 +76,70 @@ class CompiledChain:
         Raises:
             ValueError: They have another shape than the example.
         """
-        if images.shape[1:] != self.input_shape:
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}; allowed is (B, "
-                f"{', '.join(map(str, self.input_shape))})"
-            )
+        shape = images.shape
         if self.reason is not None or images.dtype != torch.float32 or images.is_cuda:
+            self._check(shape)
             with torch.no_grad():
                 output: Tensor = self.chain(images)
             return output
+        plan, threads = self._plan, torch.get_num_threads()
+        if plan.shape != shape or plan.threads != threads:
+            self._check(shape)
+            plan = self._plan = self._planned(shape, threads)
         images = images.contiguous()
-        many, count = self._programs[self.width], images.shape[0]
-        like = self._like
-        if like.shape[0] != count:
-            like = self._like = torch.empty(count, *many.program.output_shape)
-        results = torch.empty_like(like)  # in half the time of torch.empty
-        single = count % self.width  # images that fill no block
-        if 1 not in self._programs:
-            single = 0
-        elif self._is_large:
-            single = count
-        elif single >= _LIKE_SINGLES:
-            single = 0
-        source, target, rest = images.data_ptr(), results.data_ptr(), count - single
+        results = torch.empty_like(plan.like)  # in half the time of torch.empty
+        source, target = images.data_ptr(), results.data_ptr()
         with self._lock:
-            if rest:
-                many.run(source, target, rest)
-            if single:
-                source += rest * _FLOAT_BYTES * self._numbers_in
-                target += rest * _FLOAT_BYTES * self._numbers_out
-                self._programs[1].run(source, target, single)
+            for part in plan.parts:
+                part.program.run(source + part.start, target + part.to, part.images, part.workers)
         return results
+
+    def _check(self, shape: torch.Size) -> None:
+        if shape[1:] != self.input_shape:
+            raise ValueError(
+                f"images have shape {tuple(shape)}; allowed is (B, "
+                f"{', '.join(map(str, self.input_shape))})"
+            )
+
+    def _planned(self, shape: torch.Size, threads: int) -> "_Plan":
+        """Which images are computed in blocks, and which one by one."""
+        count, width = shape[0], self.width
+        blocks = self._programs[width]
+        like = torch.empty(count, *blocks.program.output_shape)
+
+        def cost(single: int) -> int:
+            in_blocks = -(-(count - single) // width)
+            return -(-in_blocks // threads) * _LIKE_SINGLES + -(-single // threads)
+
+        single = min(0, count % width, count, key=cost) if 1 in self._programs else 0
+        if self._is_large and 1 in self._programs:
+            single = count
+        first, parts = count - single, []
+        if first:
+            parts.append(_Part(blocks, 0, 0, first, min(threads, -(-first // width))))
+        if single:
+            start, to = (_FLOAT_BYTES * first * math.prod(s[1:]) for s in (shape, like.shape))
+            parts.append(_Part(self._programs[1], start, to, single, min(threads, single)))
+        return _Plan(shape, threads, like, parts)
+
+
+class _Part(NamedTuple):
+    """Images, from their bytes `start` on, that a program computes."""
+
+    program: "_Prepared"
+    start: int
+    to: int
+    images: int
+    workers: int
+
+
+class _Plan(NamedTuple):
+    """How images of one shape are computed, and what their results are like."""
+
+    shape: torch.Size
+    threads: int
+    like: Tensor
+    parts: list[_Part]
 
 
 class _Prepared:
@@ -119,15 +154,15 @@ class _Prepared:
             program.lanes, program.size,
         )  # fmt: skip
         self.address = ctypes.addressof(self.network)
-        self.work = torch.empty(0)
+        self._work, self._workers = 0, 0
+        self._memory = torch.empty(0)
 
-    def run(self, images: int, results: int, count: int) -> None:
+    def run(self, images: int, results: int, count: int, workers: int) -> None:
         """Compute so many images at one address, to another."""
-        blocks = -(-count // self.program.lanes)
-        workers = 1 if blocks == 1 else min(torch.get_num_threads(), blocks)
-        if self.work.numel() < workers * self.program.size:
-            self.work = torch.zeros(workers * self.program.size)
-        self.run_chain(self.address, images, results, count, self.work.data_ptr(), workers)
+        if workers > self._workers:
+            self._memory = torch.zeros(workers * self.program.size)
+            self._work, self._workers = self._memory.data_ptr(), workers
+        self.run_chain(self.address, images, results, count, self._work, workers)
 
 
 def compile_chain(chain: nn.Module, example_input: Tensor) -> CompiledChain:
@@ -167,7 +202,7 @@ def open_library(path: Path) -> ctypes.CDLL:
     """The kernels of a file.
 
     Raises:
-        OSError: It is no library that can be loaded here.
+        OSError: It is no library that can be loaded here, or of another version.
         AttributeError: It lacks one of the functions.
     """
     library = ctypes.CDLL(str(path))
@@ -175,6 +210,14 @@ def open_library(path: Path) -> ctypes.CDLL:
         c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64,
     ]  # fmt: skip
     library.passband_run_chain.restype = None
-    for name in ("passband_chain_width", "passband_chain_sums"):
+    names = (
+        "passband_chain_step_bytes",
+        "passband_chain_width",
+        "passband_chain_sums",
+        "passband_chain_tall_outputs",
+    )
+    for name in names:
         getattr(library, name).restype = c_int64
+    if library.passband_chain_step_bytes() != ctypes.sizeof(Step):
+        raise OSError(f"{path} was compiled from another version")
     return library

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from passband.chain.steps import (
     CONVOLVE,
+    INFINITY,
     INTERLEAVE,
     PHASES,
     Place,
@@ -20,47 +21,52 @@ from passband.chain.steps import (
 
 _MOST_OUTPUTS = 8
 
-Written = tuple[Place, list[Step]]
-"""Where a result lies, and the steps that give its values, before they are moved there."""
+
+@dataclass(frozen=True)
+class Before:
+    """What becomes of the numbers that a convolution reads: scaled, shifted, kept within limits."""
+
+    scale: Tensor
+    shift: Tensor
+    low: float = -INFINITY
+    high: float = INFINITY
 
 
-def convolution(steps: Steps, conv: nn.Conv2d, source: Place, rows: int, columns: int) -> Written:
-    """The steps of a convolution to maps of that size.
+def convolution(
+    steps: Steps, conv: nn.Conv2d, source: Place, to: Place, before: Before | None
+) -> list[Step]:
+    """The steps of a convolution to maps of that size, which give them.
 
     Raises:
         UnsupportedError: There are none for one of its options.
     """
     if conv.padding_mode != "zeros" or len({*conv.stride, *conv.stride}) != 1:
         raise UnsupportedError(f"Conv2d with padding_mode {conv.padding_mode}")
-    to = steps.map(conv.out_channels, rows, columns)
     if steps.lanes == 1:
         layout = _plane_layout(steps, conv, source, to)
     else:
         layout = _image_layout(steps, conv, source)
-    per_group = conv.out_channels // conv.groups
-    written = []
-    for group in range(conv.groups):
-        chosen = slice(group * per_group, (group + 1) * per_group)
-        bias = None if conv.bias is None else conv.bias[chosen]
-        taps = conv.in_channels // conv.groups
-        written.append(
-            products(
-                steps,
-                layout.shifts(range(group * taps, (group + 1) * taps), conv),
-                conv.weight[chosen],
-                bias,
-                layout.source,
-                replace(to, start=to.start + group * per_group * to.plane, channels=per_group),
-                **layout.strides,
-            )
-        )
-    return to, written
+    strides = layout.strides | _before(before) | {"groups": conv.groups}
+    weight, rows = conv.weight, int(conv.kernel_size[0])
+    if layout.tall:
+        weight, rows = weight.transpose(2, 3), 1  # a shift for each column of taps
+    shifts = layout.shifts(conv, rows)
+    taps = weight[0].numel()
+    return [products(steps, shifts, weight, conv.bias, layout.source, to, taps=taps, **strides)]
+
+
+def _before(before: Before | None) -> dict[str, Any]:
+    if before is None:
+        return {}
+    both = [numbers(value, len(value)) for value in (before.scale, before.shift)]
+    limits = {"low_before": before.low, "high_before": before.high}
+    return {"before": np.stack(both, 1), **limits}
 
 
 def transposed_convolution(
-    steps: Steps, conv: nn.ConvTranspose2d, source: Place, rows: int, columns: int
-) -> Written:
-    """The steps of a transposed convolution to maps of that size.
+    steps: Steps, conv: nn.ConvTranspose2d, source: Place, to: Place
+) -> list[Step]:
+    """The steps of a transposed convolution to maps of that size, which give them.
 
     Of stride s it is s * s convolutions, each with some of the taps, whose results lie between each
     other's. Many images are written there; of one image each result is a map of its own before, so
@@ -72,7 +78,6 @@ def transposed_convolution(
     stride = _stride(conv)
     if conv.groups > 1:
         raise UnsupportedError("ConvTranspose2d with groups")
-    to = steps.map(conv.out_channels, rows, columns)
     parts = to if steps.lanes > 1 else _parts(steps, source, to, stride)
     written = []
     for down in range(stride):
@@ -91,8 +96,8 @@ def transposed_convolution(
             if steps.lanes > 1:
                 place = replace(to, start=to.start + down * to.row + right * steps.lanes)
                 strides = {
-                    "rows": -(-(rows - down) // stride),
-                    "columns": -(-(columns - right) // stride),
+                    "rows": -(-(to.rows - down) // stride),
+                    "columns": -(-(to.columns - right) // stride),
                     "to_row": stride * to.row,
                     "to_column": stride * steps.lanes,
                 }
@@ -103,7 +108,7 @@ def transposed_convolution(
             written.append(products(steps, shifts, weight, conv.bias, source, place, **strides))
     if steps.lanes == 1:
         steps.add(INTERLEAVE, parts, to, size=stride)
-    return to, written
+    return written
 
 
 def transposed_border(conv: nn.ConvTranspose2d) -> int:
@@ -155,14 +160,19 @@ class _Layout:
     shift: Callable[[int, int, int], int]
     strides: dict[str, Any]
 
-    def shifts(self, channels: range, conv: nn.Conv2d) -> list[int]:
-        """The shift of each tap: input channel, row, column of the kernel."""
-        rows, columns = conv.kernel_size
+    @property
+    def tall(self) -> bool:
+        """Whether several rows are computed at once."""
+        return bool(self.strides.get("tall"))
+
+    def shifts(self, conv: nn.Conv2d, rows: int) -> list[int]:
+        """Shifts of the first group's taps: input channel, so many rows, column of the kernel."""
+        columns = conv.kernel_size[1]
         (down, right) = conv.dilation
         return [
             self.shift(channel, row * int(down), column * int(right))
-            for channel in channels
-            for row in range(int(rows))
+            for channel in range(conv.in_channels // conv.groups)
+            for row in range(rows)
             for column in range(int(columns))
         ]
 
@@ -175,6 +185,8 @@ def _image_layout(steps: Steps, conv: nn.Conv2d, source: Place) -> _Layout:
         return channel * source.plane + down * source.row + right * steps.lanes
 
     strides = {"source_row": stride * source.row, "source_column": stride * steps.lanes}
+    if _is_tall(conv) and conv.out_channels // conv.groups <= steps.most_tall:
+        strides["tall"] = 1
     return _Layout(source, shift, strides)
 
 
@@ -187,6 +199,9 @@ def _plane_layout(steps: Steps, conv: nn.Conv2d, source: Place, to: Place) -> _L
             down, right = row - before, column - before
             return channel * source.plane + down * source.row + right
 
+        if _is_tall(conv) and to.columns % steps.width == 0:  # a row is whole registers
+            strides = {"columns": to.columns // steps.width, "source_column": steps.width}
+            strides |= {"to_column": steps.width, "tall": 1}
         return _Layout(source, same, strides)
     if stride != 2 or 2 * to.columns not in (source.columns, source.columns + 1):
         raise UnsupportedError(f"Conv2d of stride {stride} that changes the size of one image")
@@ -200,9 +215,14 @@ def _plane_layout(steps: Steps, conv: nn.Conv2d, source: Place, to: Place) -> _L
     return _Layout(phases, halved, strides)
 
 
+def _is_tall(conv: nn.Conv2d) -> bool:
+    """Whether the engine has a kernel for several rows of it."""
+    return (conv.kernel_size[0], conv.stride[0], conv.dilation[0]) == (3, 1, 1)
+
+
 def _phases(steps: Steps, source: Place, to: Place) -> Place:
     """Every second row and column of bordered maps, in rows as long as those of the result."""
-    key = (source.start, to.row)
+    key = (source.start, source.channels, to.row)
     if key in steps.phases:
         return steps.phases[key]
     rows = (source.rows + 2 * steps.border + 1) // 2
@@ -228,22 +248,26 @@ def products(
 ) -> Step:
     """Sums of shifted inputs: a convolution, or a linear layer of many images."""
     columns = more.get("columns", to.columns)
-    tiles = _tiles(to.channels, columns, steps.most_sums)
+    groups = more.get("groups", 1)
+    outputs = to.channels // groups
+    if more.get("tall"):
+        tiles = _shared_out(outputs, steps.most_tall)
+    else:
+        tiles = _tiles(outputs, columns, steps.most_sums)
     flat = weight.detach().flatten(1).float().numpy()
     packed, first = [], 0
-    for tile in tiles:
+    for tile in tiles * groups:
         packed.append(flat[first : first + tile].T.ravel())
         first += tile
     return steps.add(
         CONVOLVE,
         source,
         to,
-        taps=len(shifts),
         shifts=np.array(shifts, dtype=np.int64),
         weights=np.concatenate(packed).astype(np.float32),
         bias=numbers(bias, to.channels),
         tiles=np.array(tiles, dtype=np.int64),
-        **more,
+        **{"taps": len(shifts), **more},
     )
 
 
@@ -251,6 +275,11 @@ def _tiles(outputs: int, columns: int, most_sums: int) -> list[int]:
     """How many outputs are computed together: like numbers that fill the registers."""
     positions = min(columns, 4 if outputs > 3 else 8)
     most = min(_MOST_OUTPUTS, max(1, most_sums // positions), outputs)
+    return _shared_out(outputs, most)
+
+
+def _shared_out(outputs: int, most: int) -> list[int]:
+    """As few like numbers as there can be."""
     count = -(-outputs // most)
     return [outputs // count + (tile < outputs % count) for tile in range(count)]
 

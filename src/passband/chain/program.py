@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from passband.chain.concatenation import Slot, parts_of, slots
 from passband.chain.convolution import (
+    Before,
     convolution,
     padding,
     products,
@@ -35,7 +37,7 @@ from passband.chain.steps import (
     round_up,
 )
 
-_CLAMPS = {nn.ReLU: (0.0, INFINITY), nn.ReLU6: (0.0, 6.0)}
+_CLAMPS: dict[type, tuple[float, float]] = {nn.ReLU: (0.0, INFINITY), nn.ReLU6: (0.0, 6.0)}
 
 
 @dataclass
@@ -46,13 +48,18 @@ class Program(Steps):
         lanes: 1, or the numbers in a register.
         width: Numbers in a register.
         most_sums: Registers for sums.
+        most_tall: Outputs at once of a convolution at several rows.
     """
 
     input: End = field(default_factory=End)
     output: End = field(default_factory=End)
     output_shape: tuple[int, ...] = ()
     _places: dict[fx.Node, Place] = field(default_factory=dict)
+    _chain: fx.GraphModule = field(init=False)
     _made_by: dict[fx.Node, list[Step]] = field(default_factory=dict)
+    _before: dict[fx.Node, Before] = field(default_factory=dict)
+    _slots: dict[fx.Node, Slot] = field(default_factory=dict)
+    _wholes: dict[fx.Node, Place] = field(default_factory=dict)
 
     def build(self, chain: fx.GraphModule, example: Tensor) -> None:
         """Write the steps of a chain for maps of the example's size.
@@ -61,28 +68,33 @@ class Program(Steps):
             UnsupportedError: There is no step for something in it.
         """
         ShapeProp(chain).propagate(example)
+        self._chain = chain
         self.border = max(_border(module) for module in chain.modules())
         nodes = list(chain.graph.nodes)
         last_use = {value: i for i, node in enumerate(nodes) for value in node.all_input_nodes}
-        roots: dict[fx.Node, fx.Node] = {}  # of what shares a place, the node that made it
+        self._slots = slots(nodes, {node: _shape(node)[1] for node in last_use})
+        for node, slot in self._slots.items():
+            last_use[slot.whole] = max(last_use.get(slot.whole, 0), last_use.get(node, 0))
+        roots: dict[fx.Node, fx.Node] = {}  # of what shares a place, the node whose place it is
         for index, node in enumerate(nodes):
-            self._add(chain, node)
+            self._add(node)
             if node.op == "output":
                 break
             start = self._places[node].start
             shared = [roots[v] for v in node.all_input_nodes if self._places[v].start == start]
-            roots[node] = root = shared[0] if shared else node
+            own = self._slot(node)
+            roots[node] = root = shared[0] if shared else own.whole if own else node
             last_use[root] = max(last_use.get(root, index), last_use.get(node, index))
             for value in {roots[v] for v in node.all_input_nodes}:
                 if last_use[value] <= index and value is not root:
-                    self.release(self._places[value])
+                    self.release(self._wholes.get(value) or self._places[value])
         self.size += 4 * self.width * max(self.lanes, 1) + 64  # read past the end, never used
 
-    def _add(self, chain: fx.GraphModule, node: fx.Node) -> None:
-        module = chain.get_submodule(str(node.target)) if node.op == "call_module" else None
+    def _add(self, node: fx.Node) -> None:
+        module = _module(self._chain, node)
         inputs = [self._places[value] for value in node.all_input_nodes]
         if node.op == "placeholder":
-            self._places[node] = place = self.map(*_shape(node)[1:])
+            self._places[node] = place = self._to(node)
             self.input = place.end()
         elif node.op == "output":
             if len(inputs) != 1 or node.args[0] is not node.all_input_nodes[0]:
@@ -90,19 +102,19 @@ class Program(Steps):
             place = self.whole(inputs[0])
             self.output, self.output_shape = place.end(), _shape(node.all_input_nodes[0])[1:]
         elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            size = _shape(node)[2:]
-            source = self.whole(inputs[0])
+            source, to = self.whole(inputs[0]), self._to(node)
             if isinstance(module, nn.Conv2d):
-                place, steps = convolution(self, module, source, *size)
+                before = self._before.get(node.all_input_nodes[0])
+                steps = convolution(self, module, source, to, before)
             else:
-                place, steps = transposed_convolution(self, module, source, *size)
-            self._done(node, place, *steps)
+                steps = transposed_convolution(self, module, source, to)
+            self._done(node, to, *steps)
         elif isinstance(module, nn.Linear):
             self._linear(node, module, inputs[0])
         elif isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)) and module.track_running_stats:
             self._batch_norm(node, module, self.whole(inputs[0]))
-        elif isinstance(module, tuple(_CLAMPS)) or node.target in (F.relu, torch.relu, "relu"):
-            self._clamp(node, inputs[0], _CLAMPS[nn.ReLU if module is None else type(module)])
+        elif (limits := _limits(self._chain, node)) is not None:
+            self._clamp(node, inputs[0], limits)
         elif isinstance(module, (nn.AvgPool2d, nn.MaxPool2d)):
             self._pool(node, module, self.whole(inputs[0]))
         elif isinstance(module, nn.AdaptiveAvgPool2d) or node.target in (F.adaptive_avg_pool2d,):
@@ -110,9 +122,9 @@ class Program(Steps):
         elif node.target in (torch.add, operator.add) and len(inputs) in (1, 2):
             self._sum(node, node.all_input_nodes)
         elif node.target is F.pad:
-            self._places[node] = replace(inputs[0], total=_shape(node)[1])
+            self._pad(node, inputs[0])
         elif node.target is torch.cat:
-            self._concatenation(node, inputs)
+            self._concatenation(node)
         elif isinstance(module, (nn.Flatten, nn.Identity)) or node.target is torch.flatten:
             self._places[node] = inputs[0]
         else:
@@ -124,6 +136,8 @@ class Program(Steps):
         self._made_by[node] = list(steps)
 
     def _linear(self, node: fx.Node, layer: nn.Linear, source: Place) -> None:
+        if len(shape := _shape(node.all_input_nodes[0])) != 2:
+            raise UnsupportedError(f"Linear along the last axis of {shape} without torch.flatten")
         source = self.whole(source)
         shifts = [
             channel * source.plane + row * source.row + column * self.lanes
@@ -148,28 +162,54 @@ class Program(Steps):
         self._done(node, to, step)
 
     def _batch_norm(self, node: fx.Node, norm: Any, source: Place) -> None:
+        """A step of its own, or part of the convolution that alone reads it."""
         scale = (norm.running_var + norm.eps).rsqrt()
         scale = scale if norm.weight is None else scale * norm.weight
         shift = -norm.running_mean * scale
         shift = shift if norm.bias is None else shift + norm.bias
-        self._affine(node, source, scale, shift)
+        if _is_for_a_product(self._chain, node):
+            self._before[node] = Before(scale, shift)
+            self._places[node] = source
+        else:
+            self._affine(node, source, scale, shift)
 
     def _affine(
         self, node: fx.Node, source: Place, scale: Tensor, shift: Tensor, **more: float
     ) -> None:
-        to = self._like(source)
+        is_vector = source.row == self.lanes
+        to = self.vector(source.channels) if is_vector else self._to(node)
         both = [numbers(value, source.channels) for value in (scale, shift)]
-        step = self.add(AFFINE, source, to, weights=both[0], bias=both[1], **more)
+        whole = self.lanes == 1 and source.row == to.row and not is_vector
+        rows = self.one_row(to) | {"inside": self.inside(to)} if whole else {}
+        step = self.add(AFFINE, source, to, weights=both[0], bias=both[1], **rows, **more)
         self._done(node, to, step)
 
-    def _like(self, source: Place) -> Place:
-        if source.row == self.lanes:
-            return self.vector(source.channels)
-        return self.map(source.channels, source.rows, source.columns)
+    def _to(self, node: fx.Node) -> Place:
+        """Where the value of a node is to be written."""
+        channels, rows, columns = (*_shape(node)[1:], 1, 1)[:3]
+        slot = self._slot(node)
+        if slot is None:
+            return self.map(channels, rows, columns)
+        if slot.whole not in self._wholes:
+            self._wholes[slot.whole] = self.map(_shape(slot.whole)[1], rows, columns)
+        whole = self._wholes[slot.whole]
+        start = whole.start + slot.first * whole.plane
+        return replace(whole, start=start, channels=channels, total=channels)
+
+    def _slot(self, node: fx.Node) -> Slot | None:
+        """Its part of a concatenation; that of an activation which becomes part of it."""
+        users = list(node.users)
+        if node not in self._slots and len(users) == 1 and _limits(self._chain, users[0]):
+            return self._slots.get(users[0])
+        return self._slots.get(node)
 
     def _clamp(self, node: fx.Node, source: Place, limits: tuple[float, float]) -> None:
         """Part of the step before, where nothing else reads what that gives."""
         value = node.all_input_nodes[0]
+        if value in self._before:
+            self._before[node] = replace(self._before[value], low=limits[0], high=limits[1])
+            self._places[node] = source
+            return
         steps = self._made_by.get(value, [])
         if steps and len(value.users) == 1:
             for step in steps:
@@ -185,7 +225,7 @@ class Program(Steps):
         dilation = _pair(getattr(pool, "dilation", 1))
         if pool.ceil_mode or _pair(pool.padding) != (0, 0) or dilation != (1, 1):
             raise UnsupportedError(f"{type(pool).__name__} with padding, dilation or ceil_mode")
-        to = self.map(source.channels, *_shape(node)[2:])
+        to = self._to(node)
         shifts = [r * source.row + c * self.lanes for r in range(size[0]) for c in range(size[1])]
         kind = AVERAGE if isinstance(pool, nn.AvgPool2d) else MAXIMUM
         step = self.add(
@@ -231,7 +271,7 @@ class Program(Steps):
             steps[0].others = earlier.channels
             self._done(node, replace(to, total=total), *steps)
             return
-        to = self.map(total, first.rows, first.columns)
+        to = self._to(node)
         # Of one image with the borders, where the sum is zero, and zero is within all limits.
         shape = {"rows": 1, "columns": self.row_length(to)} if self.lanes == 1 else {}
         step = self.add(
@@ -240,14 +280,48 @@ class Program(Steps):
         )  # fmt: skip
         self._done(node, to, step)
 
-    def _concatenation(self, node: fx.Node, inputs: list[Place]) -> None:
-        channels, rows, columns = _shape(node)[1:]
-        to, done = self.map(channels, rows, columns), 0
-        for source in inputs:
+    def _pad(self, node: fx.Node, source: Place) -> None:
+        """Channels of zeros after the others, which need no place."""
+        channels, *size = _shape(node)[1:]
+        pads: Any = node.args[1]
+        if size != list(_shape(node.all_input_nodes[0])[2:]) or pads[-2] != 0:
+            raise UnsupportedError("padding other than of channels at their end")
+        self._places[node] = replace(source, total=channels)
+
+    def _concatenation(self, node: fx.Node) -> None:
+        """Nothing to do for a part that lies there already."""
+        axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        if axis not in (1, 1 - len(_shape(node))):
+            raise UnsupportedError(f"concatenation along axis {axis}")
+        to, done = self._to(node), 0
+        for source in (self._places[value] for value in parts_of(node)):
             part = replace(to, start=to.start + done * to.plane, channels=source.total)
-            self.add(COPY, source, part)
+            if (source.start, source.channels) != (part.start, part.channels):
+                self.add(COPY, source, part)
             done += source.total
         self._done(node, to)
+
+
+def _is_for_a_product(chain: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether only a convolution of single points reads a value, or an activation before it."""
+    users = list(node.users)
+    if len(users) == 1 and _limits(chain, users[0]):
+        users = list(users[0].users)
+    module = _module(chain, users[0]) if len(users) == 1 else None
+    return isinstance(module, nn.Conv2d) and (
+        module.kernel_size, module.stride, module.groups, module.padding
+    ) == ((1, 1), (1, 1), 1, (0, 0))  # fmt: skip
+
+
+def _module(chain: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return chain.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _limits(chain: fx.GraphModule, node: fx.Node) -> tuple[float, float] | None:
+    """What an activation keeps its input within; None for anything else."""
+    if node.target in (F.relu, torch.relu, "relu"):
+        return _CLAMPS[nn.ReLU]
+    return _CLAMPS.get(type(_module(chain, node)))
 
 
 def _border(module: nn.Module) -> int:
@@ -261,7 +335,7 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
     meta = node.meta.get("tensor_meta")
     shape = tuple(getattr(meta, "shape", ()))
     if len(shape) not in (2, 4):
-        raise UnsupportedError(f"a value of shape {shape}")
+        raise UnsupportedError(f"value of shape {shape}, only maps (B, C, H, W) and (B, C)")
     return shape
 
 

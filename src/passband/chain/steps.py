@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Kinds of steps, as in engine.c.
+# Kinds of steps, as in step.h.
 (
     CONVOLVE, AVERAGE, MAXIMUM, ADD, AFFINE, COPY, PHASES, LINEAR, INTERLEAVE,
 ) = range(9)  # fmt: skip
@@ -21,24 +21,28 @@ class UnsupportedError(Exception):
 
 
 class Step(ctypes.Structure):
-    """`step` of engine.c."""
+    """`step` of step.h."""
 
     _fields_ = [
         *[
             (name, c_int64)
             for name in (
-                "kind", "source", "other", "to", "inputs", "others", "outputs", "rows", "columns",
+                "kind", "source", "other", "to", "inputs", "others", "outputs", "groups", "rows",
+                "columns",
                 "source_plane", "source_row", "source_column", "other_plane", "to_plane", "to_row",
-                "to_column", "taps", "size",
+                "to_column", "taps", "size", "tall",
             )
         ],
         ("shifts", c_void_p),
         ("weights", c_void_p),
         ("bias", c_void_p),
+        ("before", c_void_p),
         ("tiles", c_void_p),
         ("inside", c_void_p),
         ("low", c_float),
         ("high", c_float),
+        ("low_before", c_float),
+        ("high_before", c_float),
     ]  # fmt: skip
 
 
@@ -98,21 +102,24 @@ class Steps:
         lanes: 1, or the numbers in a register.
         width: Numbers in a register.
         most_sums: Registers for sums.
+        most_tall: Outputs at once of a convolution at several rows.
         border: Zeros around each map.
-        phases: Where every second row and column of a place lie, by its start and their rows'
-            length.
+        phases: Where every second row and column of a place lie, by its start, its channels and
+            their rows' length.
     """
 
     lanes: int
     width: int
     most_sums: int
+    most_tall: int
     border: int = 0
     steps: list[Step] = field(default_factory=list)
     arrays: list[NDArray[Any]] = field(default_factory=list)
     size: int = 0
-    phases: dict[tuple[int, int], Place] = field(default_factory=dict)
+    phases: dict[tuple[int, int, int], Place] = field(default_factory=dict)
     _inside: dict[Place, NDArray[np.int32]] = field(default_factory=dict)
-    _free: dict[tuple[int, ...], list[Place]] = field(default_factory=dict)
+    _made: dict[int, Place] = field(default_factory=dict)
+    _free: list[Place] = field(default_factory=list)
 
     def one_row(self, place: Place) -> dict[str, Any]:
         """Rows of a plane one after the other, borders between them, as one row of vectors."""
@@ -135,15 +142,19 @@ class Steps:
 
     def map(self, channels: int, rows: int, columns: int) -> Place:
         """Maps with a border, which is zero as no step ever writes there for good."""
-        key = (channels, rows, columns)
-        if self._free.get(key):
-            return self._free[key].pop()
+        fit = [p for p in self._free if (p.rows, p.columns) == (rows, columns)]
+        fit = [place for place in reversed(fit) if place.channels >= channels]
+        if fit:
+            place = min(fit, key=lambda place: place.channels)
+            self._free.remove(place)
+            return replace(place, channels=channels, total=channels)
         row = (columns + 2 * self.border) * self.lanes
         slack = self.width if self.lanes == 1 else 0  # the last vector of a plane ends in it
         plane = (rows + 2 * self.border) * row + slack
         start = self.size + self.border * (row + self.lanes)
         self.size += round_up(channels * plane, self.width)
-        return Place(start, channels, rows, columns, plane, row, channels)
+        self._made[start] = Place(start, channels, rows, columns, plane, row, channels)
+        return self._made[start]
 
     def vector(self, channels: int) -> Place:
         """One number per channel."""
@@ -153,11 +164,11 @@ class Steps:
 
     def release(self, place: Place) -> None:
         """Let other maps of that size lie there."""
-        for stale in [phases for phases in self.phases if phases[0] == place.start]:
+        end = place.start + place.channels * place.plane
+        for stale in [key for key in self.phases if place.start <= key[0] < end]:
             del self.phases[stale]
-        if place.rows * place.columns > 1:
-            key = (place.channels, place.rows, place.columns)
-            self._free.setdefault(key, []).append(replace(place, total=place.channels))
+        if place.start in self._made:
+            self._free.append(self._made[place.start])
 
     def whole(self, place: Place) -> Place:
         """A place that has all channels of its value."""
@@ -171,7 +182,7 @@ class Steps:
         """A step that goes row by row, with what differs from that."""
         values = {
             "kind": kind, "source": source.start, "to": to.start, "inputs": source.channels,
-            "outputs": to.channels, "rows": to.rows, "columns": to.columns,
+            "outputs": to.channels, "groups": 1, "rows": to.rows, "columns": to.columns,
             "source_plane": source.plane, "source_row": source.row, "source_column": self.lanes,
             "to_plane": to.plane, "to_row": to.row, "to_column": self.lanes,
             "low": -INFINITY, "high": INFINITY, **more,

@@ -7,158 +7,9 @@
  * gone through, each a shift of the input. program.py says what is computed, where it lies, and the
  * shifts; every operation below is one step of that program.
  */
-#include <stddef.h>
+#include "step.h"
 
-#include "core.h"
-
-#define MOST_OUTPUTS 8
-#define MOST_POSITIONS 8
-#if WIDTH == 16
-#define MOST_SUMS 24 /* of 32 registers */
-#else
-#define MOST_SUMS 12 /* of 16 */
-#endif
-
-enum { CONVOLVE, POOL_AVERAGE, POOL_MAXIMUM, ADD, AFFINE, COPY, PHASES, LINEAR, INTERLEAVE };
-
-/* One step. Places are of the first number inside the border, in numbers from the workspace's start;
- * strides are in numbers too. */
-typedef struct {
-    index_t kind;
-    index_t from, other, to;
-    index_t inputs, others, outputs; /* channels */
-    index_t rows, columns;           /* of the result */
-    index_t from_plane, from_row, from_column;
-    index_t other_plane;
-    index_t to_plane, to_row, to_column;
-    index_t taps, size; /* size: stride of an interleaving */
-    const index_t *shifts;
-    const float *weights; /* of a convolution, for each tile of outputs (taps, outputs of the tile) */
-    const float *bias;    /* of an affine map the shift, and the scale in `weights` */
-    const index_t *tiles; /* numbers of outputs computed together, that add up to `outputs` */
-    const float *inside;  /* of a row the bits of each number that is none of a border; NULL: all */
-    float low, high;      /* what results are kept within */
-} step;
-
-typedef int32_t truths __attribute__((vector_size(4 * WIDTH)));
-
-/* Where the comparison holds, one, elsewhere the other. With NaN none holds: NaN stays. */
-INLINE vector chosen(truths holds, vector one, vector other) {
-    return (vector)((holds & (truths)one) | (~holds & (truths)other));
-}
-
-INLINE vector within(vector value, float low, float high) {
-    vector l = (vector){0} + low, h = (vector){0} + high;
-    value = chosen(value < l, l, value);
-    return chosen(value > h, h, value);
-}
-
-INLINE float within_one(float value, float low, float high) {
-    value = value < low ? low : value;
-    return value > high ? high : value;
-}
-
-/* ---- convolution -------------------------------------------------------------------------------- */
-
-/* What the sums begin with and are stored through, besides the taps: `added` is a map that is added to
- * the first `additions` outputs. */
-typedef struct {
-    const float *weights, *bias, *inside, *added;
-    index_t additions;
-} operands;
-
-typedef void kernel(const step *s, const float *from, float *to, operands with);
-
-INLINE void sums(const int outputs, const int positions, const step *s, const float *from,
-                 float *to, operands with) {
-    const float *weights = with.weights;
-    vector sum[MOST_OUTPUTS][MOST_POSITIONS];
-#pragma GCC unroll 8
-    for (int o = 0; o < outputs; o++)
-#pragma GCC unroll 8
-        for (int p = 0; p < positions; p++) sum[o][p] = (vector){0} + with.bias[o];
-    const index_t column = s->from_column;
-    const float low = s->low, high = s->high;
-    for (index_t t = 0; t < s->taps; t++) {
-        const float *at = from + s->shifts[t];
-        vector x[MOST_POSITIONS];
-#pragma GCC unroll 8
-        for (int p = 0; p < positions; p++) x[p] = load(at + p * column);
-#pragma GCC unroll 8
-        for (int o = 0; o < outputs; o++)
-#pragma GCC unroll 8
-            for (int p = 0; p < positions; p++) sum[o][p] += weights[o] * x[p];
-        weights += outputs;
-    }
-#pragma GCC unroll 8
-    for (int p = 0; p < positions; p++) {
-        const truths bits = with.inside ? (truths)load(with.inside + p * WIDTH) : ~(truths){0};
-#pragma GCC unroll 8
-        for (int o = 0; o < outputs; o++) {
-            if (o < with.additions)
-                sum[o][p] += load(with.added + o * s->other_plane + p * s->to_column);
-            store(to + o * s->to_plane + p * s->to_column,
-                  (vector)(bits & (truths)within(sum[o][p], low, high)));
-        }
-    }
-}
-
-#define KERNEL(o, p)                                                                              \
-    static void sums_##o##_##p(const step *s, const float *from, float *to, operands with) {      \
-        sums(o, p, s, from, to, with);                                                            \
-    }
-#define KERNELS(o) KERNEL(o, 1) KERNEL(o, 2)
-KERNELS(1) KERNELS(2) KERNELS(3) KERNELS(4) KERNELS(5) KERNELS(6) KERNELS(7) KERNELS(8)
-KERNEL(1, 3) KERNEL(2, 3) KERNEL(3, 3) KERNEL(4, 3)
-KERNEL(1, 4) KERNEL(2, 4) KERNEL(3, 4)
-KERNEL(1, 5) KERNEL(2, 5) KERNEL(1, 6) KERNEL(2, 6) KERNEL(1, 7) KERNEL(1, 8)
-#if MOST_SUMS >= 24
-KERNEL(5, 3) KERNEL(6, 3) KERNEL(7, 3) KERNEL(8, 3)
-KERNEL(4, 4) KERNEL(5, 4) KERNEL(6, 4)
-KERNEL(3, 5) KERNEL(4, 5) KERNEL(3, 6) KERNEL(4, 6) KERNEL(2, 7) KERNEL(3, 7) KERNEL(2, 8)
-KERNEL(3, 8)
-#define LARGE(o, p) sums_##o##_##p
-#else
-#define LARGE(o, p) 0
-#endif
-
-#define BY_TWO(o) sums_##o##_1, sums_##o##_2
-static kernel *const KERNEL_OF[MOST_OUTPUTS][MOST_POSITIONS] = {
-    {BY_TWO(1), sums_1_3, sums_1_4, sums_1_5, sums_1_6, sums_1_7, sums_1_8},
-    {BY_TWO(2), sums_2_3, sums_2_4, sums_2_5, sums_2_6, LARGE(2, 7), LARGE(2, 8)},
-    {BY_TWO(3), sums_3_3, sums_3_4, LARGE(3, 5), LARGE(3, 6), LARGE(3, 7), LARGE(3, 8)},
-    {BY_TWO(4), sums_4_3, LARGE(4, 4), LARGE(4, 5), LARGE(4, 6)},
-    {BY_TWO(5), LARGE(5, 3), LARGE(5, 4)},
-    {BY_TWO(6), LARGE(6, 3), LARGE(6, 4)},
-    {BY_TWO(7), LARGE(7, 3)},
-    {BY_TWO(8), LARGE(8, 3)},
-};
-
-static void convolve(const step *s, float *work) {
-    for (index_t row = 0; row < s->rows; row++) {
-        operands with = {.weights = s->weights};
-        index_t done = 0;
-        for (const index_t *tile = s->tiles; done < s->outputs; done += *tile++) {
-            const index_t most = least(MOST_SUMS / *tile, MOST_POSITIONS);
-            index_t tiles = (s->columns + most - 1) / most, column = 0;
-            with.bias = s->bias + done;
-            with.additions = s->others - done;
-            for (; tiles > 0; tiles--) {
-                const index_t positions = (s->columns - column + tiles - 1) / tiles; /* of even size */
-                const index_t place = row * s->to_row + column * s->to_column;
-                with.inside = s->inside ? s->inside + column * WIDTH : NULL;
-                with.added = work + s->other + done * s->other_plane + place;
-                KERNEL_OF[*tile - 1][positions - 1](
-                    s, work + s->from + row * s->from_row + column * s->from_column,
-                    work + s->to + done * s->to_plane + place, with);
-                column += positions;
-            }
-            with.weights += *tile * s->taps;
-        }
-    }
-}
-
-/* ---- everything else ---------------------------------------------------------------------------- */
+/* ---- all steps but convolutions ----------------------------------------------------------------- */
 
 /* BODY for each number of a row of the result: `i` is its place in the row, a whole vector where rows
  * are of images, one number where they are of a plane. */
@@ -169,29 +20,78 @@ static void convolve(const step *s, float *work) {
             __VA_ARGS__                                                                           \
         }
 
-static void pool(const step *s, float *work, int maximum) {
-    const float share = 1.0f / (float)s->taps;
+/* NaN where one of both is. */
+INLINE vector larger(vector one, vector other) {
+    return chosen((one >= other) | (one != one), one, other);
+}
+
+/* Every second number of two registers. */
+INLINE vector halved(const float *from) {
+    const vector a = load(from), b = load(from + WIDTH);
+#if WIDTH == 16
+    return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+#elif WIDTH == 8
+    return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+#else
+    return SHUFFLE(a, b, 0, 2, 4, 6);
+#endif
+}
+
+/* The first numbers of a register, then zeros. */
+INLINE vector first_of(vector value, index_t count) {
+#if WIDTH == 16
+    const truths places = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif WIDTH == 8
+    const truths places = {0, 1, 2, 3, 4, 5, 6, 7};
+#else
+    const truths places = {0, 1, 2, 3};
+#endif
+    return (vector)((places < (truths){0} + (int32_t)count) & (truths)value);
+}
+
+/* A row of pooled numbers of one image, whose inputs begin at every second number. The zeros that are
+ * stored beyond its end are of a border, or of the rows that come next. */
+INLINE void pool_halved(const int maximum, const step *s, const float *from, float *to,
+                        float share) {
+    for (index_t i = 0; i < s->columns; i += WIDTH) {
+        vector sum = halved(from + 2 * i);
+        for (index_t t = 1; t < s->taps; t++) {
+            const vector next = halved(from + 2 * i + s->shifts[t]);
+            sum = maximum ? larger(sum, next) : sum + next;
+        }
+        sum = within(sum * share, s->low, s->high);
+        store(to + i, first_of(sum, s->columns - i));
+    }
+}
+
+/* Another row of one image. */
+INLINE void pool_row(const int maximum, const step *s, const float *from, float *to, float share) {
+    for (index_t i = 0; i < s->columns; i++, from += s->from_column) {
+        float sum = from[0];
+        for (index_t t = 1; t < s->taps; t++) {
+            const float next = from[s->shifts[t]];
+            sum = !maximum ? sum + next : sum >= next || sum != sum ? sum : next;
+        }
+        to[i] = within_one(sum * share, s->low, s->high);
+    }
+}
+
+static void pool(const step *s, float *work, const int maximum) {
+    const float share = maximum ? 1.0f : 1.0f / (float)s->taps;
     FOR_EACH_ROW(s->outputs, {
-        for (index_t column = 0; column < s->columns; column++) {
-            const float *from = work + s->from + c * s->from_plane + row * s->from_row +
-                                column * s->from_column;
-            if (s->to_column == 1) {
-                float sum = from[0];
-                for (index_t t = 1; t < s->taps; t++) {
-                    float next = from[s->shifts[t]];
-                    sum = !maximum ? sum + next : next < sum ? sum : next;
-                }
-                to[column] = within_one(maximum ? sum : sum * share, s->low, s->high);
-            } else {
-                vector sum = load(from);
-                for (index_t t = 1; t < s->taps; t++) {
-                    vector next = load(from + s->shifts[t]);
-                    if (maximum) sum = chosen(next < sum, sum, next);
-                    else sum += next;
-                }
-                sum = maximum ? sum : sum * share;
-                store(to + column * s->to_column, within(sum, s->low, s->high));
+        const float *from = work + s->from + c * s->from_plane + row * s->from_row;
+        if (s->to_column == 1) {
+            if (s->from_column == 2) pool_halved(maximum, s, from, to, share);
+            else pool_row(maximum, s, from, to, share);
+            continue;
+        }
+        for (index_t column = 0; column < s->columns; column++, from += s->from_column) {
+            vector sum = load(from);
+            for (index_t t = 1; t < s->taps; t++) {
+                vector next = load(from + s->shifts[t]);
+                sum = maximum ? larger(sum, next) : sum + next;
             }
+            store(to + column * s->to_column, within(sum * share, s->low, s->high));
         }
     })
 }
@@ -224,6 +124,11 @@ static void affine(const step *s, float *work) {
     FOR_EACH_ROW(s->outputs, {
         const float *a = work + s->from + c * s->from_plane + row * s->from_row;
         const float scale = s->weights[c], shift = s->bias[c];
+        for (index_t v = 0; s->inside && v < s->columns * WIDTH; v += WIDTH) {
+            const vector result = within(load(a + v) * scale + shift, s->low, s->high);
+            store(to + v, (vector)((truths)load(s->inside + v) & (truths)result));
+        }
+        if (s->inside) continue;
         const index_t length = row_length(s);
         FOR_EACH(i, length, SCALED)
     })
@@ -237,14 +142,14 @@ static void copy(const step *s, float *work) {
     })
 }
 
-/* Every second row and column, four ways: a convolution of stride 2 is one of stride 1 on those. */
+/* Every second row and column, four ways: a convolution of stride 2 is one of stride 1 on those. What
+ * is stored beyond a row's end is of the next one, or of none. */
 static void phases(const step *s, float *work) {
     FOR_EACH_ROW(4 * s->inputs, {
         const index_t phase = c % 4;
-        const float *restrict a = work + s->from + c / 4 * s->from_plane +
-                                  (2 * row + phase / 2) * s->from_row + phase % 2;
-        float *restrict result = to;
-        for (index_t column = 0; column < s->columns; column++) result[column] = a[2 * column];
+        const float *a = work + s->from + c / 4 * s->from_plane +
+                         (2 * row + phase / 2) * s->from_row + phase % 2;
+        for (index_t i = 0; i < s->columns; i += WIDTH) store(to + i, halved(a + 2 * i));
     })
 }
 
@@ -349,14 +254,15 @@ static void write_results(const run *r, index_t first, index_t count, const floa
     const end *out = &r->n->output;
     const index_t image = out->channels * out->rows * out->columns;
     for (index_t c = 0; c < out->channels; c++)
-        for (index_t row = 0; row < out->rows; row++)
-            for (index_t column = 0; column < out->columns; column++) {
-                const float *from =
-                    work + out->from + c * out->plane + row * out->row + column * r->n->lanes;
-                const index_t place = (c * out->rows + row) * out->columns + column;
-                for (index_t i = 0; i < count; i++)
-                    r->results[(first + i) * image + place] = from[i];
-            }
+        for (index_t row = 0; row < out->rows; row++) {
+            const float *from = work + out->from + c * out->plane + row * out->row;
+            float *to = r->results + first * image + (c * out->rows + row) * out->columns;
+            if (r->n->lanes == 1) memcpy(to, from, (size_t)out->columns * sizeof(float));
+            else
+                for (index_t column = 0; column < out->columns; column++)
+                    for (index_t i = 0; i < count; i++)
+                        to[i * image + column] = from[column * WIDTH + i];
+        }
 }
 
 static void work_on_blocks(const void *arguments, index_t worker) {
@@ -379,5 +285,5 @@ EXPORTED void passband_run_chain(const network *n, const float *images, float *r
     in_parallel(work_on_blocks, &r, workers, workers);
 }
 
+EXPORTED index_t passband_chain_step_bytes(void) { return sizeof(step); }
 EXPORTED index_t passband_chain_width(void) { return WIDTH; }
-EXPORTED index_t passband_chain_sums(void) { return MOST_SUMS; }

@@ -199,13 +199,6 @@ void unfold(const axis *ax, index_t size, const float *even, const float *odd,
 
 /* ---- transposition ------------------------------------------------------------------------------ */
 
-#if defined(__clang__)
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-typedef int32_t selection __attribute__((vector_size(4 * WIDTH)));
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (selection){__VA_ARGS__})
-#endif
-
 /* Exchange the off-diagonal blocks of `distance` numbers of every two rows `distance` apart. */
 #define EXCHANGE(distance, low, high)                                                             \
     for (int i = 0; i < WIDTH; i++)                                                               \

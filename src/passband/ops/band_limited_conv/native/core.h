@@ -40,6 +40,14 @@ INLINE vector load(const float *from) { return *(const loose_vector *)from; }
 INLINE void store(float *to, vector value) { *(loose_vector *)to = value; }
 INLINE float get_one(const float *from) { return *from; }
 INLINE void put_one(float *to, float value) { *to = value; }
+/* Numbers of two registers, by their places in both. */
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t selection __attribute__((vector_size(4 * WIDTH)));
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (selection){__VA_ARGS__})
+#endif
+
 INLINE index_t least(index_t a, index_t b) { return a < b ? a : b; }
 INLINE index_t whole_vectors(index_t n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
 
