@@ -45,7 +45,7 @@ def test_two_processes_equal_one(kind: str, tmp_path: Path) -> None:
 
 
 def test_synchronised_batch_norm_in_blocks(tmp_path: Path) -> None:
-    """As torch's own; what is compared stands in the processes' module."""
+    """As torch's own on the whole batch; what is compared stands in the processes' module."""
     run_processes("tests.compat.synchronised_blocks", folder=tmp_path)
 
 

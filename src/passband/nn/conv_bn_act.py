@@ -17,7 +17,7 @@ from passband.nn.fused_parts import (
     is_convolution,
     is_norm,
     is_plain_norm,
-    is_synchronised,
+    joint_group,
     norm_activation,
     norm_call,
     output_points,
@@ -228,7 +228,7 @@ def _conv_of_block(
     if norm is not None and not _normalises(norm):
         return None
     call = conv_call(conv, x, spectrum_dtype)
-    if call is None or (norm is not None and norm.training and _is_single_value(x, call)):
+    if call is None or (norm is not None and _is_single_value(norm, len(x), output_points(call))):
         return None
     return call
 
@@ -257,7 +257,7 @@ def _convs_of_chain(
         if getattr(conv, "energy", None) is not None:
             return None  # the band would depend on maps that are not there yet
         call = conv_call(conv, x, None)
-        if call is None or (norm.training and shape[0] * x[0, 0].numel() == 1):
+        if call is None or _is_single_value(norm, len(x), x.shape[2:]):
             return None
         calls.append(call)
         inputs.append(x)
@@ -300,12 +300,13 @@ def _fits(x: Tensor, conv: Any) -> bool:
 
 
 def _normalises(norm: nn.Module) -> bool:
-    return is_norm(norm) and is_plain_norm(norm) and not is_synchronised(norm)
+    return is_norm(norm) and is_plain_norm(norm)
 
 
-def _is_single_value(x: Tensor, call: Conv) -> bool:
+def _is_single_value(norm: nn.Module, images: int, points: Sequence[int]) -> bool:
     """Whether a channel has one value, of which torch's batch norm says that it has no variance."""
-    return len(x) == 1 and all(n == 1 for n in output_points(call))
+    is_one = images == 1 and all(n == 1 for n in points)
+    return norm.training and is_one and joint_group(norm) is None
 
 
 def _adds(x: Tensor, residual: Tensor, conv: Any, call: Conv) -> bool:

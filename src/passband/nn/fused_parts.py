@@ -139,19 +139,17 @@ def norm_call(norm: Any) -> NormCall:
     statistics = norm.training or (norm.running_mean is None and norm.running_var is None)
     tracked = not norm.training or norm.track_running_stats
     mean, var = (norm.running_mean, norm.running_var) if tracked else (None, None)
-    return NormCall(statistics, factor, norm.eps, mean, var)
+    return NormCall(statistics, factor, norm.eps, mean, var, joint_group(norm))
 
 
-def is_synchronised(norm: nn.Module) -> bool:
-    """Whether a batch norm averages over several processes in this call."""
-    return (
-        isinstance(norm, nn.SyncBatchNorm)
-        and norm.training
-        and torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size(norm.process_group or torch.distributed.group.WORLD)
-        > 1
-    )
+def joint_group(norm: nn.Module) -> "torch.distributed.ProcessGroup | None":
+    """The processes over which a batch norm averages in this call; None where it is this alone."""
+    if not (isinstance(norm, nn.SyncBatchNorm) and norm.training):
+        return None
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return None
+    group = norm.process_group or torch.distributed.group.WORLD
+    return group if torch.distributed.get_world_size(group) > 1 else None
 
 
 def output_points(conv: Conv) -> Sequence[int]:

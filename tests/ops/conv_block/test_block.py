@@ -1,6 +1,7 @@
 """A block equals its parts one after the other: the same bits forward, the same gradients."""
 
 import itertools
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import passband as pb
+from passband.measure.memory import peak_bytes
+from passband.ops.band_limited_conv.native.library import load_library
 from passband.ops.conv_block import convolution
 from passband.ops.conv_block.activation import ACTIVATIONS, Activation
 from passband.ops.conv_block.block import BlockCall, conv_block
@@ -131,6 +134,33 @@ class TestEveryCombination:
             check("matmul", torch.float64, 1, activation, norm, residual)
 
 
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("kind", ["max", "average"])
+def test_pooled_series(kind: str) -> None:
+    conv: Any = pb.BandLimitedConv1d(6, 6, 3, compression=0.4, algorithm="matmul")
+    norm = nn.BatchNorm1d(6)
+    x = random(5, 6, 19, dtype=torch.float32).requires_grad_()
+    call = BlockCall(
+        SpectralConv(conv.geometry((19,)), "matmul", torch.float32),
+        NormCall(True, 0.1, norm.eps, None, None),
+        Activation("relu"),
+        Pool(kind, (1, 3), (1, 2), (0, 1)),
+    )
+    leaves = (x, conv.weight, conv.bias, norm.weight, norm.bias)
+    found = conv_block(call, x, None, *leaves[1:])
+    pool = F.max_pool1d if kind == "max" else F.avg_pool1d
+    expected = pool(norm(conv(x)).relu(), 3, 2, 1)
+    assert torch.equal(found, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found.square().sum(), leaves),
+        torch.autograd.grad(expected.square().sum(), leaves),
+        strict=True,
+    ):
+        # the bias has no gradient but rounding, of sums of about the size of the output
+        least = found.norm().item() if ours.shape == (6,) else 0.0
+        assert relative_error(ours, theirs, least) <= TOLERANCE[torch.float32]
+
+
 def test_groups_and_no_bias() -> None:
     conv: Any = pb.BandLimitedConv2d(
         6, 4, 3, groups=2, bias=False, compression=0.4, algorithm="matmul"
@@ -172,6 +202,29 @@ def test_the_output_is_made_again_once(stride: int, monkeypatch: pytest.MonkeyPa
     (grad,) = torch.autograd.grad(output.square().sum(), x)
     assert sum(images) == 5
     assert grad.untyped_storage().nbytes() <= grad.nbytes + 64  # to begin at a cache line
+
+
+@pytest.mark.parametrize("pool", ["max", "average"])
+def test_what_lies_between_is_made_in_pieces(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many images the convolution takes at a time."""
+    if load_library() is None:
+        pytest.skip("no kernels are compiled here, and torch's operators write no part of a map")
+    monkeypatch.setattr(convolution, "_CHUNK_BYTES", 1)
+    conv, norm = make_conv("matmul", 1, torch.float32), make_norm("batch", torch.float32)
+    images = convolution._LEAST_IMAGES
+    x = random(images, 6, 60, 62, dtype=torch.float32).requires_grad_()
+    call = BlockCall(
+        SpectralConv(conv.geometry((60, 62)), "matmul", torch.float32),
+        NormCall(True, 0.1, norm.eps, None, None),
+        Activation("relu"),
+        Pool(pool, (2, 2), (2, 2), (0, 0)),
+    )
+    leaves = (x, conv.weight, conv.bias, norm.weight, norm.bias)
+    output = conv_block(call, x, None, *leaves[1:])
+    backward = partial(torch.autograd.grad, output, leaves, torch.ones_like(output))
+    backward(retain_graph=True)  # the kernels keep what they work in
+    # the output made again, in the place of which the gradient of x is, and of an image a few maps
+    assert peak_bytes(backward) <= x.nbytes * (1 + 4 / images)
 
 
 @pytest.mark.parametrize("needed", range(6))

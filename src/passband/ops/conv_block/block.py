@@ -6,7 +6,9 @@ sum, where the activation has no kinks only), and of a maximum a byte per output
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, starmap
 from typing import Any
 
 import torch
@@ -115,6 +117,8 @@ class _ConvBlock(torch.autograd.Function):
 class _Backward:
     """The backward pass of one block, a part of the batch at a time.
 
+    Of a part, what lies between the convolution and the block's output is made piece by piece.
+
     The output of the convolution is made again in the memory that the gradient of its input will
     take: see `Overlaid`.
     """
@@ -133,15 +137,21 @@ class _Backward:
         if self.call.norm is not None:
             statistics = self.call.norm.batch_statistics
             self.norm = Normalised(statistics, mean, invstd, gamma, beta)
-        per_image = 4 * max(math.prod(self.shape[1:]), math.prod(self.input_shape[1:]))
-        self.parts = chunks(self.shape[0], images_at_a_time(per_image, self.shape[0]))
+        self.per_image = 4 * max(math.prod(self.shape[1:]), math.prod(self.input_shape[1:]))
+        batch, least = self.shape[0], self.call.conv.least_images
+        self.parts = chunks(batch, images_at_a_time(self.per_image, batch, least))
+        # values of each channel that the batch norm has averaged
+        self.averaged = batch * math.prod(self.shape[2:])
         # whether the sums over the batch are needed that the batch norm's gradients are
         self.reduces = self.norm is not None and (
             self.needs_gamma or self.needs_beta or (self.norm.batch_statistics and self.needs_conv)
         )
+        # whether the derivative of the activation is told by the output of the convolution
+        told = self.bits is not None or self.value is not None
+        self.remakes = self.call.activation is not None and not told
         # the activation that gradients go through together with the batch norm
         self.joined = self.call.activation
-        if self.norm is None or any(t is not None for t in (self.bits, self.value, self.place)):
+        if self.norm is None or told or self.place is not None:
             self.joined = None
         self.memory = Overlaid(
             (self.shape, self.dtype), (self.input_shape, self.weight.dtype), self.needs_input,
@@ -149,75 +159,86 @@ class _Backward:
         )  # fmt: skip
         self._made = 0
 
+    def _pieces(self, start: int, count: int) -> Iterator[tuple[int, int]]:
+        """First image and number of images of the pieces that what lies between is made of."""
+        for first, images in chunks(count, images_at_a_time(self.per_image, count)):
+            yield start + first, images
+
     def _maps(self, start: int, count: int) -> Tensor:
         """The output of the convolution, of some images; made when first asked for, in order."""
-        maps = self.memory.first(start, count)
-        if start >= self._made:
-            kept = self.call.conv.narrow(self.kept, start, count)
-            self.call.conv.output(kept, self.weight, self.bias, maps)
-            self._made = start + count
-        return maps
+        for first, images in self.parts:
+            if self._made <= first < start + count:
+                kept = self.call.conv.narrow(self.kept, first, images)
+                to = self.memory.first(first, images)
+                self.call.conv.output(kept, self.weight, self.bias, to)
+                self._made = first + images
+        return self.memory.first(start, count)
 
     def run(self, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of call, x, residual, weight, bias, gamma and beta."""
         sums = grad_residual = None
-        if self.place is not None:
-            grad, sums = self._of_maxima(grad)
         is_other = self.call.activation is not None or self.call.pool is not None
         if self.needs_residual:
             grad_residual = grad
             if is_other:
-                grad_residual = torch.empty(
-                    self.shape, dtype=grad.dtype, device=grad.device, memory_format=self.order
-                )
-        if (self.needs_residual and is_other) or (self.reduces and sums is None):
-            sums = self._first_pass(grad, grad_residual if is_other else None, sums)
+                grad_residual = self._empty(self.shape[0], grad.dtype)
+        of_residual = grad_residual if is_other else None
+        if of_residual is not None or self.reduces:
+            sums = self._first_pass(grad, of_residual)
         grad_input = grad_weight = grad_bias = None
         if self.needs_conv:
-            grad_input, grad_weight, grad_bias = self._of_conv(grad, grad_residual, sums)
+            total = sums
+            if sums is not None and self.call.norm is not None:
+                total, self.averaged = self.call.norm.over_all(sums, self.averaged)
+            grad_input, grad_weight, grad_bias = self._of_conv(grad, of_residual, total)
         grad_gamma, grad_beta = sums if sums is not None else (None, None)
         return (
             None, grad_input, grad_residual, grad_weight, grad_bias,
             grad_gamma if self.needs_gamma else None, grad_beta if self.needs_beta else None,
         )  # fmt: skip
 
-    def _first_pass(
-        self, grad: Tensor, of_residual: Tensor | None, sums: Sums | None
-    ) -> Sums | None:
-        """Write the residual's gradient, and add up the gradients of gamma and beta."""
+    def _first_pass(self, grad: Tensor, of_residual: Tensor | None) -> Sums | None:
+        """Write the residual's gradient, and add up the gradients of gamma and beta.
+
+        Behind a maximum the gradient is zero elsewhere, so that sums over the maxima are sums over
+        the maps.
+        """
         added = []
-        for start, count in self.parts:
-            to = None if of_residual is None else of_residual.narrow(0, start, count)
-            part = self._of_activated(grad, start, count, to)
-            if self.reduces and sums is None:
-                assert self.norm is not None
+        for start, count in chain.from_iterable(starmap(self._pieces, self.parts)):
+            part = None
+            if of_residual is not None or self.place is None:
+                to = None if of_residual is None else of_residual.narrow(0, start, count)
+                part = self._of_activated(grad, start, count, to)
+            if not self.reduces:
+                continue
+            assert self.norm is not None
+            if self.place is not None:
+                part, maps = self._of_maxima(grad, start, count, self._indices(start, count))
+                assert maps is not None
+                added.append(self.norm.reduce(part.to(self.dtype), maps))
+            else:
+                assert part is not None
                 maps = self._maps(start, count)
                 added.append(self.norm.reduce(self._as_maps(part), maps, self.joined))
-        return add_up(added) if added else sums
+        return add_up(added) if added else None
 
-    def _of_maxima(self, grad: Tensor) -> tuple[Tensor, Sums | None]:
-        """Gradients of what stands at the maxima, before the activation, and of gamma and beta.
+    def _of_maxima(
+        self, grad: Tensor, start: int, count: int, indices: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gradient of what stands at the maxima, before the activation, of some images.
 
-        Everywhere else they are zero, so that sums over the maxima are sums over the maps.
+        With it the output of the convolution there, if it is needed.
         """
-        assert self.place is not None and self.call.pool is not None
-        act, grads, sums = self.call.activation, [], []
-        for start, count in self.parts:
-            part = grad.narrow(0, start, count)
-            indices = self.call.pool.indices(self.place.narrow(0, start, count), self.shape[-1])
-            indices = indices.view(part.shape)
-            if self.bits is not None and act is not None:
-                part = act.backward_by_side(part, gather(self._side(start, count), indices))
-            elif act is not None:
-                maps = gather(self._maps(start, count), indices)
-                part = act.backward(part, maps if self.norm is None else self.norm.apply(maps))
-            part = part.contiguous()
-            grads.append(part)
-            if self.reduces:
-                assert self.norm is not None
-                maps = gather(self._maps(start, count), indices)
-                sums.append(self.norm.reduce(part.to(self.dtype), maps))
-        return torch.cat(grads), add_up(sums) if sums else None
+        part, act = grad.narrow(0, start, count), self.call.activation
+        maps, indices = None, indices.view(part.shape)
+        if self.reduces or self.remakes:
+            maps = gather(self._maps(start, count), indices)
+        if act is not None and self.bits is not None:
+            part = act.backward_by_side(part, gather(self._side(start, count), indices))
+        elif act is not None:
+            assert maps is not None
+            part = act.backward(part, maps if self.norm is None else self.norm.apply(maps))
+        return part.contiguous(), maps
 
     def _of_activated(
         self, grad: Tensor, start: int, count: int, to: Tensor | None = None
@@ -228,13 +249,17 @@ class _Backward:
         """
         part = grad.narrow(0, start, count)
         pool, act = self.call.pool, self.call.activation
+        if pool is not None and self.place is not None:
+            indices = self._indices(start, count)
+            part, _ = self._of_maxima(grad, start, count, indices)
+            is_type = to is not None and to.dtype == part.dtype
+            maps = to if to is not None and is_type else self._empty(count, part.dtype)
+            pool.backward_max(part, indices, maps)
+            return maps if to is None or is_type else to.copy_(maps)
         if pool is not None:
-            like = part.new_empty((count, *self.shape[1:]))
-            if self.place is not None:  # the activation is in it already
-                act, place = None, self.place.narrow(0, start, count)
-                part = pool.backward_max(part, like, pool.indices(place, self.shape[-1]))
-            else:
-                part = pool.backward_average(part, like)
+            maps = self._empty(count, part.dtype)
+            pool.backward_average(part, maps)
+            part = maps
         part = part.contiguous(memory_format=self.order)
         if act is not None and self.bits is not None:
             to = torch.empty_like(part) if to is None else to
@@ -248,29 +273,47 @@ class _Backward:
             part = act.backward(part, self._maps(start, count))
         return part if to is None else to.copy_(part)
 
+    def _empty(self, count: int, dtype: torch.dtype) -> Tensor:
+        """Room for the block's maps before pooling, of some images."""
+        return torch.empty(
+            (count, *self.shape[1:]), dtype=dtype, device=self.weight.device,
+            memory_format=self.order,
+        )  # fmt: skip
+
     def _as_maps(self, part: Tensor) -> Tensor:
         """A gradient in the type and order of the convolution's output."""
         return part.to(self.dtype).contiguous(memory_format=self.order)
+
+    def _of_output(
+        self, grad: Tensor, of_residual: Tensor | None, sums: Sums | None, start: int, count: int
+    ) -> Tensor:
+        """Gradient of the convolution's output, of some images."""
+        is_through = of_residual is not None or (
+            self.call.activation is None and self.call.pool is None
+        )
+        grad = grad if of_residual is None else of_residual
+        if self.norm is None and is_through:
+            return self._as_maps(grad.narrow(0, start, count))
+        has_maps = self.remakes or (self.norm is not None and self.norm.batch_statistics)
+        to = self._maps(start, count) if has_maps else self._empty(count, self.dtype)
+        for first, images in self._pieces(start, count):
+            own = to.narrow(0, first - start, images)
+            if self.norm is None:
+                self._of_activated(grad, first, images, own)
+                continue
+            part = grad.narrow(0, first, images)
+            part = self._as_maps(part if is_through else self._of_activated(grad, first, images))
+            maps = own if has_maps else part
+            self.norm.backward(maps, part, sums, self.averaged, self.joined, own)
+        return to
 
     def _of_conv(
         self, grad: Tensor, of_residual: Tensor | None, sums: Sums | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of the convolution's input, filters and bias."""
         grad_weight = grad_bias = None
-        averaged = self.shape[0] * math.prod(self.shape[2:])
         for start, count in self.parts:
-            if of_residual is not None:
-                part = of_residual.narrow(0, start, count)
-            else:
-                part = self._of_activated(grad, start, count)
-            part = self._as_maps(part)
-            if self.norm is not None:
-                maps, to = part, None
-                if self.norm.batch_statistics or self.joined is not None:
-                    maps = to = self._maps(start, count)
-                to = torch.empty_like(part) if to is None else to
-                self.norm.backward(maps, part, sums, averaged, self.joined, to)
-                part = to
+            part = self._of_output(grad, of_residual, sums, start, count)
             if self.needs_bias and not (self.norm is not None and self.norm.batch_statistics):
                 added = part.sum((0, *range(2, part.dim())), dtype=self.weight.dtype)
                 grad_bias = added if grad_bias is None else grad_bias.add_(added)
@@ -283,6 +326,11 @@ class _Backward:
             grad_bias = self.weight.new_zeros(self.shape[1])
         grad_input = self.memory.second(0, self.shape[0]) if self.needs_input else None
         return grad_input, grad_weight, grad_bias
+
+    def _indices(self, start: int, count: int) -> Tensor:
+        """Where the maxima of some images stand."""
+        assert self.place is not None and self.call.pool is not None
+        return self.call.pool.indices(self.place.narrow(0, start, count), self.shape[-1])
 
     def _side(self, start: int, count: int) -> Tensor:
         """The bits of some images, unpacked."""

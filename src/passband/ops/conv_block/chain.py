@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from passband.ops.band_limited_conv.layout import memory_format
 from passband.ops.conv_block.activation import Activation
 from passband.ops.conv_block.convolution import Conv, Kept, chunks, images_at_a_time
 from passband.ops.conv_block.derivative import differentiable_once
@@ -99,7 +100,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     statistics = saved[count + PARAMETERS * len(stages) :]
     norms, inputs, kept = _recompute(call, saved[:count], parameters, statistics)
     if call.pool is not None:
-        grad = call.pool.backward_average(grad, grad.new_empty(ctx.shape))
+        maps = torch.empty(
+            ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=memory_format(grad)
+        )
+        call.pool.backward_average(grad, maps)
+        grad = maps
     gradients: list[Tensor | None] = []
     for index in reversed(range(len(stages))):
         needs = needed[count + PARAMETERS * index :][:PARAMETERS]
@@ -115,7 +120,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         of_gamma = of_beta = None
         if of_input is not None:
             grad = of_input
-            of_gamma, of_beta = _through_norm_(grad, maps, norms[index], stages[index].activation)
+            of_gamma, of_beta = _through_norm_(grad, maps, norms[index], stages[index])
         gradients = [
             of_weight, of_bias, of_gamma if needs[2] else None, of_beta if needs[3] else None,
             *gradients,
@@ -155,9 +160,7 @@ def _recompute(
     return norms, inputs, kept
 
 
-def _through_norm_(
-    grad: Tensor, maps: Tensor, norm: Normalised, activation: Activation | None
-) -> Sums:
+def _through_norm_(grad: Tensor, maps: Tensor, norm: Normalised, stage: Stage) -> Sums:
     """Take a gradient from behind the activation to before the batch norm, in place.
 
     Returns the gradients of gamma and beta. A part of the batch at a time, so that what lies
@@ -167,13 +170,14 @@ def _through_norm_(
     sums: list[Sums] = []
     for start, count in chunks(len(grad), images):
         part, own = grad.narrow(0, start, count), maps.narrow(0, start, count)
-        sums.append(norm.reduce(part, own, activation))
-    total = add_up(sums)
+        sums.append(norm.reduce(part, own, stage.activation))
+    own_sums = add_up(sums)
     averaged = grad.numel() // grad.shape[1]
+    total, averaged = stage.norm.over_all(own_sums, averaged)
     for start, count in chunks(len(grad), images):
         part, own = grad.narrow(0, start, count), maps.narrow(0, start, count)
-        norm.backward(own, part, total, averaged, activation, part)
-    return total
+        norm.backward(own, part, total, averaged, stage.activation, part)
+    return own_sums
 
 
 def _concatenated(features: Sequence[Tensor]) -> Tensor:

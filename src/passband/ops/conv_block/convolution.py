@@ -35,6 +35,8 @@ class PlainConv:
     geometry: ConvGeometry
     dtype: torch.dtype
 
+    least_images = 1
+
     @cached_property
     def samples(self) -> bool:
         """Whether the filter has one point and a stride, so that some points are never seen.
@@ -139,6 +141,11 @@ class SpectralConv:
 
     samples = False
 
+    @property
+    def least_images(self) -> int:
+        """Fewest images at a time that make the transform of the filters worth it."""
+        return _LEAST_IMAGES
+
     @cached_property
     def _arguments(self) -> tuple[Any, ...]:
         return (*geometry_arguments(self.geometry), self.algorithm, self.dtype)
@@ -221,12 +228,12 @@ class SpectralConv:
 Conv = PlainConv | SpectralConv
 
 
-def images_at_a_time(bytes_per_image: int, batch: int) -> int:
+def images_at_a_time(bytes_per_image: int, batch: int, least: int = 1) -> int:
     """Images of the batch that a backward pass goes through at a time.
 
-    As many as need `_CHUNK_BYTES`, but no fewer than make the transform of the filters worth it.
+    As many as need `_CHUNK_BYTES`, but at least so many.
     """
-    fitting = max(_LEAST_IMAGES, _CHUNK_BYTES // max(bytes_per_image, 1))
+    fitting = max(least, _CHUNK_BYTES // max(bytes_per_image, 1))
     parts = -(-batch // fitting)
     return max(-(-batch // max(parts, 1)), 1)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from passband.ops.band_limited_conv.layout import is_channels_last
 from passband.ops.conv_block import kernels
@@ -25,6 +25,7 @@ class NormCall:
         eps: Added to the variance.
         running_mean: Updated where `batch_statistics`, else taken; None: there is none.
         running_var: Likewise.
+        group: Processes over whose batches statistics are taken together; None: this one's alone.
     """
 
     batch_statistics: bool
@@ -32,15 +33,17 @@ class NormCall:
     eps: float
     running_mean: Tensor | None
     running_var: Tensor | None
+    group: "distributed.ProcessGroup | None" = None
 
     def forward(
         self, maps: Tensor, gamma: Tensor | None, beta: Tensor | None, in_place: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised maps, mean and 1 / standard deviation."""
-        arguments = (
-            gamma, beta, self.running_mean, self.running_var, self.batch_statistics,
-            self.momentum, self.eps,
-        )  # fmt: skip
+        mean, var, takes_own = self.running_mean, self.running_var, self.batch_statistics
+        if self.group is not None:
+            mean, var = self._of_all_processes(maps, gamma)
+            takes_own = False
+        arguments = (gamma, beta, mean, var, takes_own, self.momentum, self.eps)
         result: tuple[Tensor, Tensor, Tensor]
         if in_place and maps.device.type == "cpu":  # elsewhere kernels do not say that they may
             kept = gamma if gamma is not None else maps
@@ -50,11 +53,40 @@ class NormCall:
             )
         else:
             result = torch.native_batch_norm(maps, *arguments)
-        if self.batch_statistics:
+        if takes_own:
             return result
-        assert self.running_mean is not None and self.running_var is not None
-        deviation = (self.running_var + self.eps).sqrt_()
-        return result[0], self.running_mean.clone(), deviation.reciprocal_()
+        assert mean is not None and var is not None
+        return result[0], mean.clone(), (var + self.eps).sqrt_().reciprocal_()
+
+    def _of_all_processes(self, maps: Tensor, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and variance over the batches of all processes; running statistics follow them."""
+        own = next((t.dtype for t in (gamma, self.running_mean) if t is not None), maps.dtype)
+        zeros = torch.zeros(maps.shape[1], dtype=own, device=maps.device)
+        mean, var = torch.ops.aten.batch_norm_update_stats(maps, zeros, zeros.clone(), 0.0)
+        values = mean.new_full((1,), maps.numel() // maps.shape[1], dtype=torch.float64)
+        mine = torch.cat([mean.double(), var.double(), values])
+        everyones = [torch.empty_like(mine) for _ in range(distributed.get_world_size(self.group))]
+        distributed.all_gather(everyones, mine, self.group)
+        sizes = [len(mean), len(mean), 1]
+        means, variances, counts = torch.split(torch.stack(everyones), sizes, 1)
+        count = counts.sum()
+        joint = (means * counts).sum(0) / count
+        joint_var = ((variances + (means - joint).square()) * counts).sum(0) / count
+        if self.running_mean is not None and self.running_var is not None:
+            unbiased = joint_var * (count / (count - 1))
+            self.running_mean.lerp_(joint.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        return joint.to(mean.dtype), joint_var.to(var.dtype)
+
+    def over_all(self, sums: "Sums", count: int) -> tuple["Sums", int]:
+        """Sums over the batch, and the values of each channel, those of all processes together."""
+        if self.group is None:
+            return sums, count
+        both = torch.cat([*sums, sums[0].new_zeros(1)]).double()
+        both[-1] = count
+        distributed.all_reduce(both, group=self.group)
+        first, second = both[:-1].to(sums[0].dtype).view(2, -1)
+        return (first, second), round(both[-1].item())
 
 
 @dataclass(frozen=True)

@@ -81,19 +81,19 @@ class Pool:
         row = place.div_(self.kernel[1], rounding_mode="floor").mul_(self.dilation[0]).add_(top)
         return row.mul_(width).add_(column)
 
-    def backward_max(self, grad: Tensor, maps: Tensor, indices: Tensor) -> Tensor:
-        """Gradient of the maps; of those only the shape is looked at."""
-        rows: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(
-            _as_maps(grad), _as_maps(maps), *self._arguments, indices
+    def backward_max(self, grad: Tensor, indices: Tensor, to: Tensor) -> None:
+        """Write the gradient of the maps."""
+        rows = _as_maps(to)
+        torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
+            _as_maps(grad), rows, *self._arguments, _as_maps(indices), grad_input=rows
         )
-        return rows.squeeze(2) if maps.dim() == 3 else rows
 
-    def backward_average(self, grad: Tensor, maps: Tensor) -> Tensor:
-        """Gradient of the maps; of those only the shape is looked at."""
-        rows: Tensor = torch.ops.aten.avg_pool2d_backward(
-            _as_maps(grad), _as_maps(maps), *self._of_average
+    def backward_average(self, grad: Tensor, to: Tensor) -> None:
+        """Write the gradient of the maps."""
+        rows = _as_maps(to)
+        torch.ops.aten.avg_pool2d_backward.grad_input(
+            _as_maps(grad), rows, *self._of_average, grad_input=rows
         )
-        return rows.squeeze(2) if maps.dim() == 3 else rows
 
     @property
     def _arguments(self) -> tuple[Any, ...]:

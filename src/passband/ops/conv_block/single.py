@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from passband.ops.band_limited_conv.layout import memory_format
+from passband.ops.conv_block.convolution import chunks, images_at_a_time
 from passband.ops.conv_block.derivative import differentiable_once
 from passband.ops.conv_block.pooling import Pool
 
@@ -45,7 +47,7 @@ class _MaxPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, pool: Pool) -> Tensor:
         output, place = pool.forward(x)
-        ctx.pool, ctx.shape = pool, x.shape
+        ctx.pool, ctx.shape, ctx.order = pool, x.shape, memory_format(x)
         ctx.save_for_backward(place)
         return output
 
@@ -53,8 +55,13 @@ class _MaxPool(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (place,) = ctx.saved_tensors
-        indices = ctx.pool.indices(place, ctx.shape[-1])
-        return ctx.pool.backward_max(grad, grad.new_empty(ctx.shape), indices), None
+        maps = torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=ctx.order)
+        # a part at a time, because 64-bit indices need much memory
+        for start, count in chunks(len(grad), images_at_a_time(maps[:1].nbytes, len(grad))):
+            indices = ctx.pool.indices(place.narrow(0, start, count), ctx.shape[-1])
+            part, to = grad.narrow(0, start, count), maps.narrow(0, start, count)
+            ctx.pool.backward_max(part, indices, to)
+        return maps, None
 
 
 def _generator_state(device: torch.device) -> Tensor:

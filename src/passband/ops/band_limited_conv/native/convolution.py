@@ -201,9 +201,11 @@ class _Spectrum:
 
     @classmethod
     def of(cls, spectrum: Tensor) -> "_Spectrum":
-        """All of a spectrum."""
-        _, batch, channels = spectrum.shape
-        return cls(spectrum.contiguous(), batch * channels, channels)
+        """All of a spectrum, or of some images of it."""
+        channels = spectrum.shape[2]
+        if spectrum.stride()[1:] != (channels, 1):
+            spectrum = spectrum.contiguous()
+        return cls(spectrum, spectrum.stride(0), channels)
 
     @property
     def pointer(self) -> int:

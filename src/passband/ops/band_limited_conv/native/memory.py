@@ -61,8 +61,9 @@ def workspace(*sizes: int) -> Iterator[list[Tensor]]:
     """Float32 memory of these sizes, from what the last call of this thread has left."""
     sizes = tuple(-(-size // 16) * 16 for size in sizes)
     memory, _kept.memory = _kept.memory, None
-    if memory is None or memory.numel() < sum(sizes):
-        memory = empty((sum(sizes),))
+    if memory is not None and memory.numel() < sum(sizes):
+        memory = None  # given back before more is asked for
+    memory = empty((sum(sizes),)) if memory is None else memory
     try:
         yield list(torch.split(memory[: sum(sizes)], list(sizes)))
     finally:
