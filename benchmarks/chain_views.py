@@ -65,34 +65,33 @@ def engines(results: "Results") -> str:
 
 def accuracy(results: "Results") -> str:
     """A line per network and fraction kept: the test accuracy of every contender."""
-    groups: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+    groups: dict[tuple[str, str, str], dict[str, Row]] = defaultdict(dict)
     whole = {}
     for row in results.rows("frequency-cifar10"):
+        budget = f"{row['epochs']} x {row['images']}"
         if row["contender"] == "dense":
-            whole[row["network"]] = row
+            whole[row["network"], budget] = row
         else:
-            groups[row["network"], row["keep"]][row["contender"]] = row
+            groups[row["network"], budget, row["keep"]][row["contender"]] = row
+    shown = [name for name in CONTENDERS if any(name in rows for rows in groups.values())]
     body = []
-    for (network, keep), rows in sorted(groups.items(), key=_network_and_less):
-        fewer = [
-            rows[name]["macs_ratio"] if name in rows else "" for name in ("chain", "small-budget")
-        ]
+    for (network, budget, keep), rows in groups.items():
+        fewer = [rows.get(name, {}).get("macs_ratio", "") for name in ("chain", "small-budget")]
         body.append(
             [
                 network,
+                budget,
                 keep,
                 " / ".join(map(cell, fewer)),
-                *(_percent(rows.get(name)) for name in CONTENDERS),
-                _percent(whole.get(network)),
+                *(_percent(rows.get(name)) for name in shown),
+                _percent(whole.get((network, budget))),
             ]
         )
-    titles = ("network", "keep", "times fewer: corners / budget", *CONTENDERS.values(), "dense")
+    titles = (
+        "network", "epochs x images", "keep", "times fewer: corners / budget",
+        *(CONTENDERS[name] for name in shown), "dense",
+    )  # fmt: skip
     return markdown(titles, body) + results.caption("frequency-cifar10")
-
-
-def _network_and_less(item: tuple[tuple[str, str], object]) -> tuple[str, float]:
-    (network, keep), _ = item
-    return network, -float(keep)
 
 
 def _percent(row: Row | None) -> str:

@@ -70,6 +70,11 @@ def ways(network: str) -> list[Way]:
         *(Way(f"relu on the map, beta {beta:g}", on_map(beta)) for beta in (0.5, 1.0)),
         Way("relu, int8, beta 1", on_map(1.0, storage="int8")),
         Way("relu, batch norm kept, beta 1", on_map(1.0, batch_norm="keep"), batch_norm=True),
+        Way(
+            "relu, batch norm kept, int8, beta 0",
+            on_map(0.0, batch_norm="keep", storage="int8"),
+            batch_norm=True,
+        ),
         Way("spectral-tanh, beta 1", pb.SpecNet(1.0)),
     ]
     return found
