@@ -43,6 +43,12 @@ MODES: dict[str, dict[str, Any]] = {
     "average pooling": {"activation": "spectral-tanh", "pool": "average"},
     "relu on the map": {"activation": "relu", "pool": "max"},
     "relu, batch norm": {"activation": "relu", "pool": "max", "batch_norm": "keep"},
+    "relu, batch norm, int8": {
+        "activation": "relu",
+        "pool": "max",
+        "batch_norm": "keep",
+        "storage": "int8",
+    },
     "relu, cropped": {"activation": "relu", "pool": "spectral"},
     "relu, bfloat16": {"activation": "relu", "pool": "max", "storage": "bfloat16"},
     "relu, int8": {"activation": "relu", "pool": "max", "storage": "int8"},
