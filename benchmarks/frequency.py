@@ -4,7 +4,7 @@
 
 Trains by `passband study frequency`, or takes up what it trained before under runs/frequency, and
 writes the table and the figure into results. The budget is that of PLANS: a hundredth of a usual
-one, for one thread of a shared machine, so the times of the trainings are not shown.
+one, or less, for one thread of a shared machine, so the times of the trainings are not shown.
 """
 
 from dataclasses import dataclass

@@ -61,8 +61,10 @@ def run(
         raise ValueError(f"checkpoint_every is {checkpoint_every}; it must be at least 1")
     if config.precision == "16-mixed" and best_device().type == "cpu":
         raise ValueError("precision is '16-mixed', which a CPU cannot do; use 'bf16-mixed' or '32'")
+    parts = None
     if config.shrink_share is not None:
-        config = with_shrink_steps(config, load_parts(config))
+        parts = load_parts(config)
+        config = with_shrink_steps(config, parts)
     known = folder.read_config() if is_first and folder.holds_run else None
     if known is not None:
         if not resume:
@@ -78,7 +80,7 @@ def run(
                 f"cannot resume with strategy {config.strategy!r}, for which Lightning has another "
                 "way to read checkpoints; use 'ddp', or train in one go"
             )
-    parts = load_parts(config)
+    parts = parts or load_parts(config)
     model = make_model(config, parts.bundle)
 
     from passband.train.loop import Loop
