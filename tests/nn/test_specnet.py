@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from passband.measure.memory import SavedBytes
+from passband.nn import specnet
 from passband.nn.specnet import (
     SpectralActivation,
     SpectralConv1d,
@@ -18,7 +20,9 @@ from passband.nn.specnet import (
 )
 from passband.nn.spectral_map import SpectralMap
 from passband.ops.spectral.frame import self_conjugate_bins
+from passband.ops.spectral.normalised_stage import NormalisedFunction
 from passband.ops.spectral.pointwise import ODD_ACTIVATIONS
+from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import StoredSpectrum
 from tests.support import assert_close, assert_same_function, properties, random
 
@@ -157,8 +161,10 @@ def test_the_same_with_and_without_gradients() -> None:
         assert_close(evaluated.spectrum(), trained.spectrum(), 1e-5)
 
 
-@pytest.mark.parametrize("activation", ["spectral-tanh", "relu"])
-def test_what_is_kept_is_the_packed_spectrum(activation: str) -> None:
+@pytest.mark.parametrize(
+    ("activation", "norm"), [("spectral-tanh", False), ("relu", False), ("relu", True)]
+)
+def test_what_is_kept_is_the_packed_spectrum(activation: str, norm: bool) -> None:
     model = nn.Sequential(
         SpectralConv2d(3, 8, 3, padding=1, activation=activation, threshold=1.0),
         SpectralConv2d(8, 8, 3, padding=1, activation=activation, threshold=1.0, pool=2),
@@ -167,37 +173,63 @@ def test_what_is_kept_is_the_packed_spectrum(activation: str) -> None:
     x = random(16, 3, 16, 16, dtype=torch.float32)
     results: list[SpectralMap] = []
     for layer in model:
+        layer.norm = (nn.BatchNorm2d(8),) if norm else ()
         layer.register_forward_hook(lambda _, __, result: results.append(result))
-    with SavedBytes(model) as saved:
+    parameters = nn.ModuleList([model, *(n for layer in model for n in layer.norm)])
+    with SavedBytes(parameters) as saved:
         model(x)
     (last,) = results[-1].pieces
     assert isinstance(last.spectrum, StoredSpectrum)
     last_bits = sum(unit.bits.nbytes for unit in last.spectrum.units if unit.bits is not None)
     between = sum(result.stored_bytes for result in results[:-1])
-    assert saved.total == x.nbytes + between + last_bits
+    statistics = 3 * 2 * 8 * 4 if norm else 0  # mean and 1 / standard deviation per channel
+    assert saved.total == x.nbytes + between + last_bits + statistics
     assert between < 0.6 * 4 * 16 * 8 * (16 * 16 + 16 * 16)
     with SavedBytes() as saved:  # the way back to the map keeps the spectrum, not the map
         maps = results[-1].to_map()
     assert saved.total == last.spectrum.nbytes < 0.6 * maps.nbytes
 
 
-def test_batch_norm_updates_its_statistics_once() -> None:
-    norm = nn.BatchNorm2d(4, dtype=torch.float64)
-    layer = SpectralConv2d(2, 4, 3, padding=1, activation="relu", dtype=torch.float64)
-    layer.norm = (norm,)
+@pytest.mark.parametrize("order", ["threshold-first", "activation-first"])
+@pytest.mark.parametrize("is_kept", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_over_groups_of_images(
+    order: str, is_kept: bool, affine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(specnet, "StageOptions", partial(StageOptions, dense_bytes=1))
+    function = partial(NormalisedFunction, kept_bytes=1 << 20 if is_kept else 0)
+    monkeypatch.setattr(specnet, "NormalisedFunction", function)
+    options: dict[str, Any] = {"pool": 2, "pool_mode": "max", "order": order}
+    layers = [
+        SpectralConv2d(2, 4, 3, padding=1, activation="relu", dtype=torch.float64, **options),
+        SpectralConv2d(4, 3, 3, padding=1, activation="relu", dtype=torch.float64),
+    ]
+    layers[0].next_padding = ((1, 1), (1, 1)) if order == "activation-first" else ((0, 0), (0, 0))
+    norms = [nn.BatchNorm2d(c, affine=affine, dtype=torch.float64) for c in (4, 3)]
+    plain = nn.Sequential()
+    for layer, norm in zip(layers, norms, strict=True):
+        layer.norm = (norm,)
+        plain += nn.Sequential(layer.to_conv(), copy.deepcopy(norm), nn.ReLU())
+    plain.insert(3, nn.MaxPool2d(2))
     x = random(19, 2, 6, 6).requires_grad_()
-    plain = nn.Sequential(layer.to_conv(), nn.BatchNorm2d(4, dtype=torch.float64), nn.ReLU())
     expected = plain(x)
-    found = layer(x).to_map()
+    found = layers[1](layers[0](x)).to_map()
     assert_close(found, expected)
     cotangent = random(*found.shape, seed=3)
-    wanted = torch.autograd.grad(expected, [x, layer.weight, plain[1].weight], cotangent)
-    own = torch.autograd.grad(found, [x, layer.weight, norm.weight], cotangent)
+    inputs = [x, *(p for p in plain.parameters() if p.dim() == 4)]
+    wanted = torch.autograd.grad(expected, inputs, cotangent, retain_graph=True)
+    own = torch.autograd.grad(found, inputs, cotangent, retain_graph=True)
     for a, b in zip(own, wanted, strict=True):
         assert_close(a, b)
-    assert norm.num_batches_tracked == 1
-    assert_close(norm.running_mean, plain[1].running_mean)
-    assert_close(norm.running_var, plain[1].running_var)
+    for norm, twin in zip(norms, (plain[1], plain[5]), strict=True):
+        assert norm.num_batches_tracked == 1
+        assert_close(norm.running_mean, twin.running_mean)
+        assert_close(norm.running_var, twin.running_var)
+        if affine:
+            wanted = torch.autograd.grad(expected, list(twin.parameters()), cotangent, None, True)
+            own = torch.autograd.grad(found, list(norm.parameters()), cotangent, None, True)
+            for a, b in zip(own, wanted, strict=True):
+                assert_close(a, b)
 
 
 def test_sums_and_concatenations() -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passband.nn.fused_parts import norm_call
 from passband.nn.spectral_map import Piece, SpectralMap
 from passband.nn.spectral_stage import SpectralStage
 from passband.ops.band_limited_conv.geometry import per_axis
 from passband.ops.spectral import resample
+from passband.ops.spectral.normalised_stage import NormalisedFunction, run_normalised_stage
 from passband.ops.spectral.on_map import MAP_ACTIVATIONS
 from passband.ops.spectral.pointwise import ODD_ACTIVATIONS, activate, threshold
 from passband.ops.spectral.sources import StageOptions
@@ -129,7 +131,6 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         options = StageOptions(
             self.storage,
             sparse=self.threshold > 0,
-            splits=not (self.norm and self.training),
             image_bytes=stage.image_bytes(input.shape[1]),
             parameter_bytes=self.weight.nbytes,
             **stage.codecs(),
@@ -140,9 +141,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
             else store(spectrum, options)
             for spectrum in given
         ]
-        return SpectralMap(
-            (Piece(stage.form, run_stage(stage.compute, sources, parameters, options)),)
-        )
+        return SpectralMap((Piece(stage.form, self._run(stage, sources, parameters, options)),))
 
     def threshold_for(self, input: Tensor | SpectralMap, density: float) -> float:
         """The threshold at which a fraction of the coefficients that it is given is kept."""
@@ -152,6 +151,21 @@ class _SpectralConv(nn.modules.conv._ConvNd):
     def stage_multiplications(self, input: Tensor | SpectralMap) -> int:
         """Multiplications of a forward pass; see `passband.measure.macs`."""
         return self._stage(input).multiplications(input.shape[0])
+
+    @staticmethod
+    def _run(
+        stage: SpectralStage,
+        sources: Sequence[Source],
+        parameters: Sequence[Tensor | None],
+        options: StageOptions,
+    ) -> StoredSpectrum:
+        for norm in stage.layer.norm:
+            call = norm_call(norm)
+            if call.batch_statistics:
+                function = NormalisedFunction(stage.convolve, call, stage.finish)
+                *others, gamma, beta = parameters
+                return run_normalised_stage(function, sources, others, gamma, beta, options)
+        return run_stage(stage.compute, sources, parameters, options)
 
     def _stage(self, input: Tensor | SpectralMap) -> SpectralStage:
         if isinstance(input, SpectralMap):

@@ -1,7 +1,7 @@
 """What a layer of SpecNet computes, for maps of one size: the function that its stage runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -177,8 +177,21 @@ class SpectralStage:
         """What is to be stored, from what was: spectra, or maps as `codecs` says."""
         if not self.layer.on_map:
             return self(sources, parameters, first)
+        is_needed = first or bool(self.layer.norm) or self.layer.activation_first
+        return self._to_be_stored(self.convolve(sources, parameters, is_needed), parameters, first)
+
+    def convolve(
+        self, sources: list[Tensor], parameters: Sequence[Tensor | None], is_needed: bool
+    ) -> Tensor:
+        """The convolution's maps, of a layer whose activation is evaluated on the map.
+
+        Args:
+            sources: As `compute` has them.
+            parameters: Those of the layer.
+            is_needed: Whether the values are, or only their gradients.
+        """
         if self.takes_spectra:
-            return self._to_be_stored(self._convolve_to_map(sources, parameters), parameters, first)
+            return self._convolve_to_map(sources, parameters)
         finished, place = [], 0
         for source, count in zip(sources, self.bundles, strict=True):
             form = self.forms[place]
@@ -187,8 +200,12 @@ class SpectralStage:
                 maps = maps.view(count, -1, *maps.shape[1:]).transpose(0, 1).flatten(1, 2)
             finished.append(maps)
             place += count
-        maps = self._joined(finished)
-        return self._to_be_stored(self._convolve_maps(maps, parameters, first), parameters, first)
+        return self._convolve_maps(self._joined(finished), parameters, is_needed)
+
+    @property
+    def finish(self) -> Callable[[Tensor], Tensor] | None:
+        """What is done to the maps before they are stored; None is nothing."""
+        return self.then if self.layer.activation_first else None
 
     @property
     def is_known_by_its_result(self) -> bool:
@@ -251,12 +268,12 @@ class SpectralStage:
         return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
 
     def _convolve_maps(
-        self, maps: Tensor, parameters: Sequence[Tensor | None], first: bool
+        self, maps: Tensor, parameters: Sequence[Tensor | None], is_needed: bool
     ) -> Tensor:
-        """The convolution of maps; in the backward pass its gradient only, if that is enough."""
+        """The convolution of maps; its gradient only, if that is enough."""
         weight, bias = parameters[:2]
         assert weight is not None
-        if not (first or self.layer.norm or self.layer.activation_first):
+        if not is_needed:
             result = gradient_only(maps, weight, bias, self.geometry)
             if result is not None:
                 return result
@@ -297,7 +314,7 @@ class SpectralStage:
         assert weight is not None
         geometry = self.geometry
         if not self.takes_spectra:
-            return self._convolve_maps(self._maps(sources), parameters, first=True)
+            return self._convolve_maps(self._maps(sources), parameters, is_needed=True)
         spectrum = self.frame.to_real(self._spectrum(sources))
         operator = band_limited_conv_plainly if is_transformed() else band_limited_conv
         maps: Tensor = operator(

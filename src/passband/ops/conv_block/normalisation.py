@@ -16,6 +16,39 @@ Sums = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Mean and variance of each channel of some maps, in float64, and over how many values.
+
+    Examples:
+        >>> maps = torch.randn(5, 3, 4)
+        >>> joint = Moments.joined([Moments.of(part) for part in maps.split(2)])
+        >>> torch.allclose(joint.var, maps.double().var((0, 2), correction=0))
+        True
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: int
+
+    @classmethod
+    def of(cls, maps: Tensor) -> "Moments":
+        """Of maps (B, C, n1, ..)."""
+        dtype = maps.dtype if maps.dtype == torch.float64 else torch.float32
+        zeros = torch.zeros(maps.shape[1], dtype=dtype, device=maps.device)
+        mean, var = torch.ops.aten.batch_norm_update_stats(maps, zeros, zeros.clone(), 0.0)
+        return cls(mean.double(), var.double(), maps.numel() // maps.shape[1])
+
+    @staticmethod
+    def joined(parts: "Sequence[Moments]") -> "Moments":
+        """Of all maps together."""
+        count = sum(part.count for part in parts)
+        mean = sum(part.mean * part.count for part in parts) / count
+        var = sum((p.var + (p.mean - mean).square()) * p.count for p in parts) / count
+        assert isinstance(mean, Tensor) and isinstance(var, Tensor)
+        return Moments(mean, var, count)
+
+
+@dataclass(frozen=True)
 class NormCall:
     """One call of a batch norm, without its parameters.
 
@@ -41,7 +74,8 @@ class NormCall:
         """Normalised maps, mean and 1 / standard deviation."""
         mean, var, takes_own = self.running_mean, self.running_var, self.batch_statistics
         if self.group is not None:
-            mean, var = self._of_all_processes(maps, gamma)
+            own = next((t.dtype for t in (gamma, mean) if t is not None), maps.dtype)
+            mean, var = (moment.to(own) for moment in self.take(Moments.of(maps)))
             takes_own = False
         arguments = (gamma, beta, mean, var, takes_own, self.momentum, self.eps)
         result: tuple[Tensor, Tensor, Tensor]
@@ -58,25 +92,25 @@ class NormCall:
         assert mean is not None and var is not None
         return result[0], mean.clone(), (var + self.eps).sqrt_().reciprocal_()
 
-    def _of_all_processes(self, maps: Tensor, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
+    def take(self, moments: "Moments") -> tuple[Tensor, Tensor]:
         """Mean and variance over the batches of all processes; running statistics follow them."""
-        own = next((t.dtype for t in (gamma, self.running_mean) if t is not None), maps.dtype)
-        zeros = torch.zeros(maps.shape[1], dtype=own, device=maps.device)
-        mean, var = torch.ops.aten.batch_norm_update_stats(maps, zeros, zeros.clone(), 0.0)
-        values = mean.new_full((1,), maps.numel() // maps.shape[1], dtype=torch.float64)
-        mine = torch.cat([mean.double(), var.double(), values])
+        if self.group is not None:
+            moments = self._of_all_processes(moments)
+        mean, var, count = moments.mean, moments.var, moments.count
+        if self.running_mean is not None and self.running_var is not None:
+            unbiased = var * (count / (count - 1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        return mean, var
+
+    def _of_all_processes(self, moments: "Moments") -> "Moments":
+        mine = torch.cat([moments.mean, moments.var, moments.mean.new_full((1,), moments.count)])
         everyones = [torch.empty_like(mine) for _ in range(distributed.get_world_size(self.group))]
         distributed.all_gather(everyones, mine, self.group)
-        sizes = [len(mean), len(mean), 1]
-        means, variances, counts = torch.split(torch.stack(everyones), sizes, 1)
-        count = counts.sum()
-        joint = (means * counts).sum(0) / count
-        joint_var = ((variances + (means - joint).square()) * counts).sum(0) / count
-        if self.running_mean is not None and self.running_var is not None:
-            unbiased = joint_var * (count / (count - 1))
-            self.running_mean.lerp_(joint.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-        return joint.to(mean.dtype), joint_var.to(var.dtype)
+        channels = len(moments.mean)
+        return Moments.joined(
+            [Moments(own[:channels], own[channels:-1], round(own[-1].item())) for own in everyones]
+        )
 
     def over_all(self, sums: "Sums", count: int) -> tuple["Sums", int]:
         """Sums over the batch, and the values of each channel, those of all processes together."""

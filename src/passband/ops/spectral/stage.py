@@ -86,9 +86,7 @@ def run_stage(
         parameters: Tensors that it uses besides.
         options: How it runs and stores.
     """
-    placeholders = [p for s in sources if isinstance(s, StoredSpectrum) for p in s.placeholders]
-    maps = [s for s in sources if isinstance(s, Tensor)]
-    shapes = [s.units if isinstance(s, StoredSpectrum) else None for s in sources]
+    placeholders, maps, shapes = inputs_of(sources)
     units, *made = _Stage.apply(
         function, shapes, options, len(placeholders), len(maps), *placeholders, *maps, *parameters
     )
@@ -102,14 +100,21 @@ def run_to_dense(
     options: StageOptions,
 ) -> Tensor:
     """Run a last stage, of which the result is maps (B, ...) and stays as it is."""
-    placeholders = [p for s in sources if isinstance(s, StoredSpectrum) for p in s.placeholders]
-    maps = [s for s in sources if isinstance(s, Tensor)]
-    shapes = [s.units if isinstance(s, StoredSpectrum) else None for s in sources]
+    placeholders, maps, shapes = inputs_of(sources)
     result: Tensor = _Stage.apply(
         function, shapes, replace(options, packs=False), len(placeholders), len(maps),
         *placeholders, *maps, *parameters,
     )  # fmt: skip
     return result
+
+
+def inputs_of(
+    sources: Sequence[Source],
+) -> tuple[list[Tensor], list[Tensor], list[tuple[PackedSpectrum, ...] | None]]:
+    """The sources' placeholders, those that are maps, and the units of each that is stored."""
+    placeholders = [p for s in sources if isinstance(s, StoredSpectrum) for p in s.placeholders]
+    maps = [s for s in sources if isinstance(s, Tensor)]
+    return placeholders, maps, [s.units if isinstance(s, StoredSpectrum) else None for s in sources]
 
 
 def store(spectrum: Tensor, options: StageOptions) -> StoredSpectrum:
@@ -131,7 +136,7 @@ class _Stage(torch.autograd.Function):
         for images in sources.groups():
             dense = function(images.dense(), parameters, True)
             if options.packs:
-                results += _encode(dense, images.images, options)
+                results += encode(dense, images.images, options)
             else:
                 maps_made.append(dense)
         bits = [unit.bits for unit in results]
@@ -198,7 +203,7 @@ class _Stage(torch.autograd.Function):
 class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spectrum: Tensor, options: StageOptions) -> Any:
-        units = _encode(spectrum, unit_sizes(spectrum.shape[2]), replace(options, writes=SPECTRA))
+        units = encode(spectrum, unit_sizes(spectrum.shape[2]), replace(options, writes=SPECTRA))
         ctx.save_for_backward(*(unit.bits for unit in units))
         ctx.units, ctx.device = [bare(unit) for unit in units], spectrum.device
         ctx.set_materialize_grads(False)
@@ -224,7 +229,8 @@ class _Unpack(torch.autograd.Function):
         return None, *found
 
 
-def _encode(dense: Tensor, images: list[int], options: StageOptions) -> list[PackedSpectrum]:
+def encode(dense: Tensor, images: list[int], options: StageOptions) -> list[PackedSpectrum]:
+    """What a stage stores of the images of some units."""
     return options.writes.encode(dense.detach(), images, options.storage, options.sparse)
 
 
