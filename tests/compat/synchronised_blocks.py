@@ -1,14 +1,15 @@
-"""One process with SyncBatchNorm in blocks of exact memory; `test_distributed.py` starts two.
+"""One process with SyncBatchNorm in blocks and SpecNets; `test_distributed.py` starts two.
 
 python -m tests.compat.synchronised_blocks RANK PROCESSES FOLDER
 
-In training, blocks on a part of the batch have to do what torch's BatchNorm does on the whole of it
-(torch's SyncBatchNorm does so on a GPU only); in evaluation and in a group of this process alone,
-what torch's BatchNorm does on the part.
+In training, blocks of exact memory and a SpecNet at threshold 0 on a part of the batch have to do
+what torch's BatchNorm does on the whole of it (torch's SyncBatchNorm does so on a GPU only); in
+evaluation and in a group of this process alone, what torch's BatchNorm does on the part.
 """
 
 import copy
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,8 +24,7 @@ KINDS = ["conv-bn-relu-max pool", "bn-silu-conv"]
 TOLERANCE = 1e-10
 
 
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
+def mixed() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6, momentum=None), nn.ReLU(), nn.MaxPool2d(2),
         nn.BatchNorm2d(6), nn.SiLU(), nn.Conv2d(6, 4, 3),
@@ -36,6 +36,20 @@ def blocks_of(model: nn.Module) -> nn.Module:
     report = pb.convert(blocks, pb.BandLimit(memory="exact"), filter_fn=lambda *_: False)
     assert [block.kind for block in report.blocks] == KINDS
     return blocks
+
+
+def plain() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6, momentum=None), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4), nn.ReLU(),
+    ).double()  # fmt: skip
+
+
+def spectral(model: nn.Module) -> nn.Module:
+    own = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+    config = pb.SpecNet(0.0, activation="relu", pool="max", batch_norm="keep")
+    pb.convert(own, config, torch.zeros(2, 3, 7, 9, dtype=torch.float64))
+    return own
 
 
 def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -56,6 +70,34 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert error <= TOLERANCE * max(norms[name], least), name
 
 
+def check(
+    rank: int, network: Callable[[], nn.Sequential], convert: Callable[[nn.Module], nn.Module]
+) -> None:
+    torch.manual_seed(0)
+    model = network()
+    converted = convert(model)
+    x = torch.randn(8, 3, 7, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    parts = x.split([3, 5])  # of different sizes
+
+    for _ in range(2):  # running statistics of more than one step
+        expected, found = gradients(model, x), gradients(converted, parts[rank])
+        expected["output"] = expected["output"].split([3, 5])[rank]
+        for name, value in found.items():
+            if name != "output":
+                dist.all_reduce(value)
+        assert_close(found, expected)
+        assert_close(converted.state_dict(), model.state_dict())
+
+    assert_close(*(gradients(m.eval(), parts[rank]) for m in (converted, model)))
+
+    groups = [dist.new_group([member]) for member in range(dist.get_world_size())]
+    alone = converted.train()
+    for norm in alone.modules():
+        if isinstance(norm, nn.SyncBatchNorm):
+            norm.process_group = groups[rank]
+    assert_close(*(gradients(m.train(), parts[rank]) for m in (alone, model)))
+
+
 def main(rank: int, processes: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -65,27 +107,8 @@ def main(rank: int, processes: int, folder: Path) -> None:
         world_size=processes,
         timeout=timedelta(seconds=60),
     )
-    model = network()
-    blocks = blocks_of(model)
-    x = torch.randn(8, 3, 7, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    parts = x.split([3, 5])  # of different sizes
-
-    for _ in range(2):  # running statistics of more than one step
-        expected, found = gradients(model, x), gradients(blocks, parts[rank])
-        expected["output"] = expected["output"].split([3, 5])[rank]
-        for name, value in found.items():
-            if name != "output":
-                dist.all_reduce(value)
-        assert_close(found, expected)
-        assert_close(blocks.state_dict(), model.state_dict())
-
-    assert_close(*(gradients(network.eval(), parts[rank]) for network in (blocks, model)))
-
-    groups = [dist.new_group([member]) for member in range(processes)]
-    alone = blocks.train()
-    for norm in (alone[1], alone[4]):
-        norm.process_group = groups[rank]
-    assert_close(*(gradients(network.train(), parts[rank]) for network in (alone, model)))
+    check(rank, mixed, blocks_of)
+    check(rank, plain, spectral)
     dist.barrier()
     dist.destroy_process_group()
 

@@ -32,7 +32,7 @@ ACTIVATION_NAMES: dict[Any, str] = {
 }
 """What calls an activation in a graph, and the activation's name."""
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _POOLS = {
     nn.MaxPool1d: "max",
     nn.MaxPool2d: "max",
