@@ -75,7 +75,7 @@ class Spectra:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def decode(self, units: Sequence[PackedSpectrum]) -> Tensor:  # noqa: D102
-        if _are_plain(1, units):
+        if _suit(1, units) and all(unit.scale is None for unit in units):
             return self._written([(unit, unit.bits, unit.values.float()) for unit in units])
         parts = [unpack(unit) for unit in units]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
@@ -118,7 +118,7 @@ class Maps:
     def encode(  # noqa: D102
         self, dense: Tensor, images: Sequence[int], storage: str, sparse: bool
     ) -> list[PackedSpectrum]:
-        if storage == "int8" or not self._by_kernels(dense):
+        if not self._by_kernels(dense):
             spectrum = threshold(self.frame.from_map(dense), self.beta)
             return SPECTRA.encode(spectrum, images, storage, sparse)
         real = kernels.analyze(dense, self.frame.geometry)
@@ -126,6 +126,10 @@ class Maps:
         for part in torch.split(real, list(images), 1):
             shape = (2, table.bins, *part.shape[1:])
             bits, count = None, table.bins * part[0].numel()
+            if storage == "int8":
+                spectrum = kernels.gather(table, part, bits, count).view(shape)
+                units.append(pack(threshold(spectrum, self.beta), storage, sparse))
+                continue
             if sparse:
                 bits, count = kernels.mark(table, part, self.beta)
             values = kernels.gather(table, part, bits, count)
@@ -143,9 +147,14 @@ class Maps:
         )
 
     def decode(self, units: Sequence[PackedSpectrum]) -> Tensor:  # noqa: D102
-        if not _are_plain(len(self.frame.size), units):
+        if not _suit(len(self.frame.size), units):
             return self.frame.to_map(SPECTRA.decode(units))
-        own = [(unit, unit.bits, unit.values.float()) for unit in units]
+        own = [
+            (unit, unit.bits, unit.values.float())
+            if unit.scale is None
+            else (unit, None, unpack(unit).view(2, -1))
+            for unit in units
+        ]
         return self._written(self.frame.synthesis_table, own)
 
     def decode_adjoint(  # noqa: D102
@@ -182,11 +191,9 @@ def _stored(values: Tensor, storage: str) -> Tensor:
     return values.bfloat16() if storage == "bfloat16" else values
 
 
-def _are_plain(axes: int, units: Sequence[PackedSpectrum]) -> bool:
-    """Whether the kernels unpack them."""
-    return all(unit.scale is None for unit in units) and kernels.suits(
-        axes, *(unit.values.new_empty(0, dtype=unit.dtype) for unit in units)
-    )
+def _suit(axes: int, units: Sequence[PackedSpectrum]) -> bool:
+    """Whether the kernels make tensors of them."""
+    return kernels.suits(axes, *(unit.values.new_empty(0, dtype=unit.dtype) for unit in units))
 
 
 def _scattered(table: kernels.BinsTable, units: Sequence[Kept], rows: int) -> Tensor:
