@@ -1,6 +1,7 @@
 """Tables of the frequency chain for the documents."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from tables import Results, Row, cell, markdown
 
@@ -87,11 +88,33 @@ def accuracy(results: "Results") -> str:
                 _percent(whole.get((network, budget))),
             ]
         )
+    body += _means(list(groups.items()), shown)
     titles = (
         "network", "epochs x images", "keep", "times fewer: corners / budget",
         *(CONTENDERS[name] for name in shown), "dense",
     )  # fmt: skip
     return markdown(titles, body) + results.caption("frequency-cifar10")
+
+
+def _means(
+    groups: Sequence[tuple[tuple[str, str, str], dict[str, Row]]], shown: Sequence[str]
+) -> list[list[str]]:
+    """A line per fraction kept that was pruned to in every network: the means over networks."""
+    pruned = [(network, keep, rows) for (network, _, keep), rows in groups if "pruned" in rows]
+    networks = {network for network, _, _ in pruned}
+    body = []
+    for keep in dict.fromkeys(keep for _, keep, _ in pruned):
+        own = [rows for _, k, rows in pruned if k == keep]
+        if len(own) < len(networks):
+            continue
+        fewer = sum(float(rows["small-budget"]["macs_ratio"]) for rows in own) / len(own)
+        body.append([f"**mean of {len(own)}**", "", keep, f"- / {fewer:.3g}"])
+        for name in shown:
+            there = [100 * float(rows[name]["test_accuracy"]) for rows in own if name in rows]
+            complete = len(there) == len(own)
+            body[-1].append(f"**{sum(there) / len(own):.1f}**" if complete else "-")
+        body[-1].append("")
+    return body
 
 
 def _percent(row: Row | None) -> str:

@@ -39,13 +39,17 @@ _PLAIN = "chain-budget,small-budget,pruned"
 _LARGE = {"images": 16_000, "test_images": 5_000}
 _WHOLE = {"images": 50_000, "test_images": 10_000, "batch_size": 128, "epochs": 2, "lr": 0.1}
 PLANS = (
-    Plan("vgg8", "0.007,0.02", f"dense,{_PLAIN},chain,small", **_LARGE),
+    Plan("vgg8", "0.02,0.007", f"dense,{_PLAIN},chain,small", **_LARGE),
     *(
         Plan(network, "0.1,0.02,0.007", f"dense,{_PLAIN}")
-        for network in ("resnet20", "resnet56", "vgg13")
+        for network in (
+            *("resnet20", "resnet56", "vgg13", "mobilenetv2", "wrn-40-2", "densenet121"),
+            "resnet18",
+        )
     ),
     Plan("vgg8", "0.007", "chain,small,chain-budget,small-budget", **_WHOLE),
     Plan("vgg8", "0.02", "chain-budget,small-budget", **_WHOLE),
+    Plan("vgg8", "0.02,0.007", "chain-budget,small-budget", **_WHOLE | {"epochs": 12}),
 )
 """What was trained; the study itself trains as much as it is told."""
 
@@ -66,7 +70,7 @@ def main() -> None:
                 "test_images": plan.test_images,
                 "batch_size": plan.batch_size,
             }
-            rows[row["network"], row["keep"], row["contender"], plan.images] = row
+            rows[row["network"], row["keep"], row["contender"], plan.images, plan.epochs] = row
     shown = [{**{name: row[name] for name in SHOWN}, **provenance()} for row in rows.values()]
     write_result("frequency-cifar10", shown)
     drawn = [row for row in shown if row["images"] != _WHOLE["images"]]

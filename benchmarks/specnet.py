@@ -8,11 +8,12 @@ RUNS are the run folders of `passband study specnet` (OUT/runs), or of `passband
 takes a SpecNet's weights from the run that has its network, mode and threshold, since what is kept
 depends on them; where there is none the weights are the first ones, and the table says so.
 
-Kept: bytes that the forward pass leaves for the backward pass, every bit and unit included. Mean
-and peak: allocated over a step (forward, loss, backward, SGD with momentum) above what was there
-before it, the weights' gradients included. Steps are timed in turn, in one process
-that keeps freed memory. CIFAR-10 from PASSBAND_DATA, in batches of 64. The study also measures by
-how much a fresh process grows.
+Fractions are those of the twin of the same kind, with or without batch norm. Kept: bytes that the
+forward pass leaves for the backward pass, every bit and unit included. Mean and peak: allocated
+over a step (forward, loss, backward, SGD with momentum) above what was there before it, the
+weights' gradients included. Steps are timed in turn, in one process that keeps freed memory.
+CIFAR-10 from PASSBAND_DATA, in the paper's batches of 128. The study also measures by how much a
+fresh process grows.
 """
 
 import argparse
@@ -52,6 +53,11 @@ class Way:
     batch_norm: bool = False
     autocast: bool = False
     checkpointed: str | None = None
+
+    @property
+    def is_twin(self) -> bool:
+        """Whether nothing is done about memory."""
+        return not (self.config or self.autocast or self.checkpointed)
 
 
 def ways(network: str) -> list[Way]:
@@ -180,8 +186,15 @@ def measure(network: str, batch: int, rounds: int, runs: list[Path]) -> list[dic
         print(rows[-1], file=sys.stderr, flush=True)
     for row, seconds in zip(rows, alternate(steps, rounds, warm_up=0), strict=True):
         row["step_seconds"] = seconds
-        row["time"] = seconds / rows[0]["step_seconds"]
-        row |= {name: row[f"{name}_bytes"] / rows[0][f"{name}_bytes"] for name in MEMORY}
+    twins = {
+        step.way.batch_norm: dict(row)
+        for step, row in zip(steps, rows, strict=True)
+        if step.way.is_twin
+    }
+    for step, row in zip(steps, rows, strict=True):
+        twin = twins[step.way.batch_norm]
+        row["time"] = row["step_seconds"] / twin["step_seconds"]
+        row |= {name: row[f"{name}_bytes"] / twin[f"{name}_bytes"] for name in MEMORY}
         row |= provenance()
     return rows
 
@@ -270,7 +283,7 @@ def main() -> None:
     reached = commands.add_parser("accuracy", help="what finished runs reached")
     reached.add_argument("runs", nargs="+", type=Path)
     memory = commands.add_parser("memory", help="memory and time of training steps")
-    memory.add_argument("--batch", type=int, default=64)
+    memory.add_argument("--batch", type=int, default=128)
     memory.add_argument("--rounds", type=int, default=3, help="timed steps of each")
     memory.add_argument("--runs", nargs="*", type=Path, default=[])
     memory.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
