@@ -30,12 +30,12 @@ def save(model: nn.Module, path: str | Path, *, half: bool = False) -> None:
     Args:
         model: Any model, converted or not.
         path: File to write, by custom ending in .safetensors; its folder must exist.
-        half: Store float32 numbers in half precision; `load` gives float32 back.
+        half: Store float32 numbers in half precision; `load` gives float32 back. A tensor with
+            numbers beyond 65504, which half precision has not, stays float32.
 
     Of a model with frequency regularization only the coefficients that are kept are stored.
 
     Raises:
-        ValueError: A number is too large for half precision.
         TypeError: The state_dict holds something else than dense tensors.
         ImportError: safetensors is missing; the message names the extra.
 
@@ -131,20 +131,15 @@ def _dense(name: str, value: Any) -> Tensor:
 
 
 def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of float32 in half precision.
+    """The tensors of float32 in half precision, if their numbers are within its range."""
+    return {
+        name: tensor.half() if tensor.dtype == torch.float32 and _fits_half(tensor) else tensor
+        for name, tensor in tensors.items()
+    }
 
-    Raises:
-        ValueError: A number is too large for it.
-    """
-    found = {}
-    for name, tensor in tensors.items():
-        half = tensor.half() if tensor.dtype == torch.float32 else tensor
-        if half is not tensor and not bool(torch.isfinite(half).eq(torch.isfinite(tensor)).all()):
-            raise ValueError(
-                f"{name} has numbers beyond 65504, which half precision has not; use half=False"
-            )
-        found[name] = half
-    return found
+
+def _fits_half(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor.half()).eq(torch.isfinite(tensor)).all())
 
 
 def _make(path: Path, architecture: Mapping[str, Any] | None) -> nn.Module:
