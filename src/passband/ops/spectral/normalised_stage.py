@@ -26,7 +26,7 @@ from passband.ops.spectral.stage import (
 )
 from passband.spectrum.packed import PackedSpectrum
 
-KEPT_BYTES = 16 << 20
+KEPT_BYTES = 32 << 20
 """What the maps of the whole batch may have to be kept between the first time and the second."""
 
 Finish: TypeAlias = Callable[[Tensor], Tensor]
