@@ -232,6 +232,13 @@ def test_batch_norm_over_groups_of_images(
                 assert_close(a, b)
 
 
+def test_batch_norm_of_a_single_value() -> None:
+    layer = SpectralConv2d(2, 4, 1, activation="relu")
+    layer.norm = (nn.BatchNorm2d(4),)
+    with pytest.raises(ValueError, match="more than one value of each channel"):
+        layer(torch.randn(1, 2, 1, 1))
+
+
 def test_sums_and_concatenations() -> None:
     x, y = random(2, 3, 6, 5), random(2, 3, 6, 5, seed=1)
     a = SpectralMap.of(x)

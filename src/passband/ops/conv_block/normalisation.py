@@ -93,10 +93,19 @@ class NormCall:
         return result[0], mean.clone(), (var + self.eps).sqrt_().reciprocal_()
 
     def take(self, moments: "Moments") -> tuple[Tensor, Tensor]:
-        """Mean and variance over the batches of all processes; running statistics follow them."""
+        """Mean and variance over the batches of all processes; running statistics follow them.
+
+        Raises:
+            ValueError: There is one value of each channel, which has no variance.
+        """
         if self.group is not None:
             moments = self._of_all_processes(moments)
         mean, var, count = moments.mean, moments.var, moments.count
+        if count == 1:
+            raise ValueError(
+                "batch norm in training needs more than one value of each channel, got one: "
+                "take larger batches, or evaluate"
+            )
         if self.running_mean is not None and self.running_var is not None:
             unbiased = var * (count / (count - 1))
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
