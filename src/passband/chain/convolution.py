@@ -11,12 +11,13 @@ from passband.chain.steps import (
     CONVOLVE,
     INFINITY,
     INTERLEAVE,
-    PHASES,
+    SHIFT,
     Place,
     Step,
     Steps,
     UnsupportedError,
     numbers,
+    round_up,
 )
 
 _MOST_OUTPUTS = 8
@@ -78,6 +79,8 @@ def transposed_convolution(
     stride = _stride(conv)
     if conv.groups > 1:
         raise UnsupportedError("ConvTranspose2d with groups")
+    if transposed_border(conv) > 0 or -(-to.columns // stride) > source.row:
+        source = steps.bordered(source)
     parts = to if steps.lanes > 1 else _parts(steps, source, to, stride)
     written = []
     for down in range(stride):
@@ -168,9 +171,8 @@ class _Layout:
     def shifts(self, conv: nn.Conv2d, rows: int) -> list[int]:
         """Shifts of the first group's taps: input channel, so many rows, column of the kernel."""
         columns = conv.kernel_size[1]
-        (down, right) = conv.dilation
         return [
-            self.shift(channel, row * int(down), column * int(right))
+            self.shift(channel, row, column)
             for channel in range(conv.in_channels // conv.groups)
             for row in range(rows)
             for column in range(int(columns))
@@ -178,63 +180,107 @@ class _Layout:
 
 
 def _image_layout(steps: Steps, conv: nn.Conv2d, source: Place) -> _Layout:
-    before, stride = padding(conv), int(conv.stride[0])
-
-    def shift(channel: int, row: int, column: int) -> int:
-        down, right = row - before, column - before
-        return channel * source.plane + down * source.row + right * steps.lanes
-
+    stride = int(conv.stride[0])
     strides = {"source_row": stride * source.row, "source_column": stride * steps.lanes}
     if _is_tall(conv) and conv.out_channels // conv.groups <= steps.most_tall:
         strides["tall"] = 1
-    return _Layout(source, shift, strides)
+    return _Layout(source, _in_place(steps, conv, source), strides)
 
 
 def _plane_layout(steps: Steps, conv: nn.Conv2d, source: Place, to: Place) -> _Layout:
-    before, stride = padding(conv), int(conv.stride[0])
-    strides = steps.one_row(to) | {"inside": steps.inside(to)}
-    if stride == 1 and (source.rows, source.columns) == (to.rows, to.columns):
+    strides = steps.one_row(to)
+    if to.row > to.columns:
+        strides["inside"] = steps.inside(to)
+    is_same = (source.rows, source.columns, source.row) == (to.rows, to.columns, to.row)
+    is_point = tuple(conv.kernel_size) == (1, 1) and padding(conv) == 0
+    if conv.stride[0] > 1 or not is_same or (to.row == to.columns and not is_point):
+        return _shifted_layout(steps, conv, source, to, strides)
+    if _is_tall(conv) and to.columns % steps.width == 0:  # a row is whole registers
+        strides = {"columns": to.columns // steps.width, "source_column": steps.width}
+        strides |= {"to_column": steps.width, "tall": 1}
+    return _Layout(source, _in_place(steps, conv, source), strides)
 
-        def same(channel: int, row: int, column: int) -> int:
-            down, right = row - before, column - before
-            return channel * source.plane + down * source.row + right
 
-        if _is_tall(conv) and to.columns % steps.width == 0:  # a row is whole registers
-            strides = {"columns": to.columns // steps.width, "source_column": steps.width}
-            strides |= {"to_column": steps.width, "tall": 1}
-        return _Layout(source, same, strides)
-    if stride != 2 or 2 * to.columns not in (source.columns, source.columns + 1):
-        raise UnsupportedError(f"Conv2d of stride {stride} that changes the size of one image")
-    phases, skipped = _phases(steps, source, to), steps.border - before
+def _in_place(steps: Steps, conv: nn.Conv2d, source: Place) -> Callable[[int, int, int], int]:
+    """Shifts in bordered maps, or those of single points."""
+    before, (down, right) = padding(conv), conv.dilation
 
-    def halved(channel: int, row: int, column: int) -> int:
-        row, column = row + skipped, column + skipped
-        phase = 4 * channel + 2 * (row % 2) + column % 2
-        return phase * phases.plane + row // 2 * phases.row + column // 2
+    def shift(channel: int, row: int, column: int) -> int:
+        rows, columns = row * int(down) - before, column * int(right) - before
+        return channel * source.plane + rows * source.row + columns * steps.lanes
 
-    return _Layout(phases, halved, strides)
+    return shift
+
+
+def _shifted_layout(
+    steps: Steps, conv: nn.Conv2d, source: Place, to: Place, strides: dict[str, Any]
+) -> _Layout:
+    """Copies of the maps of one image, one for each column of the kernel, as the engine's SHIFT.
+
+    Their rows are as long as those of the result. Of stride 2 there are two of each, of the even
+    and of the odd rows. Above and below are zeros as far as the kernel reads there.
+    """
+    stride, before = int(conv.stride[0]), padding(conv)
+    if stride > 2:
+        raise UnsupportedError(f"Conv2d of stride {stride} of one image")
+    down, right = (int(n) for n in conv.dilation)
+    # Row i of the kernel reads, for each row of the result, a row further on of the copies of a phase.
+    rows = [divmod(i * down - before, stride) for i in range(int(conv.kernel_size[0]))]
+    columns = [i * right - before for i in range(int(conv.kernel_size[1]))]
+    phases = sorted({phase for _, phase in rows})
+    above, below = max(0, -rows[0][0]), max(0, rows[-1][0])
+    plane = (above + to.rows + below) * to.row + steps.width
+    each = len(phases) * len(columns)
+    key = (source.rows, source.columns, to.rows, to.row, stride, *rows, *columns)
+    copies = steps.shifted.get(key)
+    if copies is None or copies.channels < each * source.channels:
+        channels = each * source.channels
+        copies = Place(
+            steps.size, channels, to.rows, to.columns, plane, to.row, channels
+        )
+        steps.size += round_up(channels * plane, steps.width)
+        steps.shifted[key] = copies
+    copies = replace(copies, channels=each * source.channels)
+    flat = stride == 1 and source.row == to.row
+    for number, phase in enumerate(phases):
+        count = min(to.rows + below, -(-(source.rows - phase) // stride))
+        place = replace(
+            copies,
+            start=copies.start + number * len(columns) * plane + above * to.row,
+            plane=each * plane,
+        )
+        there = np.arange(to.columns) * stride + np.array(columns)[:, None]
+        inside = np.zeros((len(columns), to.row), bool)
+        inside[:, : to.columns] = (there >= 0) & (there < source.columns)
+        if flat:
+            inside = np.tile(inside, count)
+        length = round_up(inside.shape[1], steps.width)
+        inside = np.pad(inside, ((0, 0), (0, length - inside.shape[1])))
+        steps.add(
+            SHIFT,
+            replace(source, start=source.start + phase * source.row),
+            place,
+            rows=1 if flat else count,
+            columns=length // steps.width,
+            source_row=stride * source.row,
+            source_column=stride,
+            other_plane=plane,
+            taps=len(columns),
+            shifts=np.array(columns, dtype=np.int64),
+            inside=-inside.astype(np.int32),
+        )
+
+    def shift(channel: int, row: int, column: int) -> int:
+        further, phase = rows[row]
+        copy = (channel * len(phases) + phases.index(phase)) * len(columns) + column
+        return copy * plane + (above + further) * to.row
+
+    return _Layout(copies, shift, strides)
 
 
 def _is_tall(conv: nn.Conv2d) -> bool:
     """Whether the engine has a kernel for several rows of it."""
     return (conv.kernel_size[0], conv.stride[0], conv.dilation[0]) == (3, 1, 1)
-
-
-def _phases(steps: Steps, source: Place, to: Place) -> Place:
-    """Every second row and column of bordered maps, in rows as long as those of the result."""
-    key = (source.start, source.channels, to.row)
-    if key in steps.phases:
-        return steps.phases[key]
-    rows = (source.rows + 2 * steps.border + 1) // 2
-    columns = (source.columns + 2 * steps.border + 1) // 2
-    plane = (rows + 1) * to.row + steps.width
-    channels = 4 * source.channels
-    phases = Place(steps.size, channels, rows, columns, plane, to.row, channels)
-    steps.size += phases.channels * plane + 4 * steps.width
-    bordered = source.start - steps.border * (source.row + 1)
-    steps.add(PHASES, replace(source, start=bordered), phases)
-    steps.phases[key] = phases
-    return phases
 
 
 def products(

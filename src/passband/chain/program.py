@@ -70,6 +70,7 @@ class Program(Steps):
         ShapeProp(chain).propagate(example)
         self._chain = chain
         self.border = max(_border(module) for module in chain.modules())
+        self.size = round_up(self.border, self.width)  # what is read before the first map
         nodes = list(chain.graph.nodes)
         last_use = {value: i for i, node in enumerate(nodes) for value in node.all_input_nodes}
         self._slots = slots(nodes, {node: _shape(node)[1] for node in last_use})

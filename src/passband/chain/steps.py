@@ -11,7 +11,7 @@ from torch import Tensor
 
 # Kinds of steps, as in step.h.
 (
-    CONVOLVE, AVERAGE, MAXIMUM, ADD, AFFINE, COPY, PHASES, LINEAR, INTERLEAVE,
+    CONVOLVE, AVERAGE, MAXIMUM, ADD, AFFINE, COPY, SHIFT, LINEAR, INTERLEAVE,
 ) = range(9)  # fmt: skip
 INFINITY = float("inf")
 
@@ -104,8 +104,7 @@ class Steps:
         most_sums: Registers for sums.
         most_tall: Outputs at once of a convolution at several rows.
         border: Zeros around each map.
-        phases: Where every second row and column of a place lie, by its start, its channels and
-            their rows' length.
+        shifted: Where shifted copies lie, by all that makes zeros of the same numbers of them.
     """
 
     lanes: int
@@ -116,7 +115,7 @@ class Steps:
     steps: list[Step] = field(default_factory=list)
     arrays: list[NDArray[Any]] = field(default_factory=list)
     size: int = 0
-    phases: dict[tuple[int, int, int], Place] = field(default_factory=dict)
+    shifted: dict[tuple[Any, ...], Place] = field(default_factory=dict)
     _inside: dict[Place, NDArray[np.int32]] = field(default_factory=dict)
     _made: dict[int, Place] = field(default_factory=dict)
     _free: list[Place] = field(default_factory=list)
@@ -141,13 +140,26 @@ class Steps:
         return self._inside[like]
 
     def map(self, channels: int, rows: int, columns: int) -> Place:
-        """Maps with a border, which is zero as no step ever writes there for good."""
+        """Maps with a border, which is zero as no step ever writes there for good.
+
+        Small maps of one image have none: with it they would take more registers.
+        """
         fit = [p for p in self._free if (p.rows, p.columns) == (rows, columns)]
         fit = [place for place in reversed(fit) if place.channels >= channels]
         if fit:
             place = min(fit, key=lambda place: place.channels)
             self._free.remove(place)
             return replace(place, channels=channels, total=channels)
+        if self._is_dense(rows, columns):
+            plane = round_up(rows * columns, self.width) + self.width
+            place = Place(self.size, channels, rows, columns, plane, columns, channels)
+            self._made[place.start] = place
+            self.size += channels * plane
+            return place
+        return self.bordered_map(channels, rows, columns)
+
+    def bordered_map(self, channels: int, rows: int, columns: int) -> Place:
+        """New maps with a border, whatever their size."""
         row = (columns + 2 * self.border) * self.lanes
         slack = self.width if self.lanes == 1 else 0  # the last vector of a plane ends in it
         plane = (rows + 2 * self.border) * row + slack
@@ -155,6 +167,13 @@ class Steps:
         self.size += round_up(channels * plane, self.width)
         self._made[start] = Place(start, channels, rows, columns, plane, row, channels)
         return self._made[start]
+
+    def _is_dense(self, rows: int, columns: int) -> bool:
+        """Whether maps lie without a border, as that saves a sixth of the registers for them."""
+        if self.lanes > 1 or columns == 1 or columns % self.width == 0:
+            return False
+        bordered = (rows - 1) * (columns + 2 * self.border) + columns
+        return 6 * -(-rows * columns // self.width) <= 5 * -(-bordered // self.width)
 
     def vector(self, channels: int) -> Place:
         """One number per channel."""
@@ -164,11 +183,16 @@ class Steps:
 
     def release(self, place: Place) -> None:
         """Let other maps of that size lie there."""
-        end = place.start + place.channels * place.plane
-        for stale in [key for key in self.phases if place.start <= key[0] < end]:
-            del self.phases[stale]
         if place.start in self._made:
             self._free.append(self._made[place.start])
+
+    def bordered(self, place: Place) -> Place:
+        """A place of the same maps with zeros around them."""
+        if self.lanes > 1 or self.border == 0 or place.row > place.columns:
+            return place
+        to = self.bordered_map(place.channels, place.rows, place.columns)
+        self.add(COPY, place, to)
+        return to
 
     def whole(self, place: Place) -> Place:
         """A place that has all channels of its value."""

@@ -38,7 +38,8 @@ INLINE void add_tap(const int outputs, const int positions, const vector *x, con
         for (int p = 0; p < positions; p++) sum[o][p] += weights[o] * x[p];
 }
 
-/* What becomes of the sums at some positions of a row. */
+/* What becomes of the sums at some positions of a row. With few taps this takes as long as they do, so
+ * nothing is done that changes nothing. */
 INLINE void finish(const int outputs, const int positions, const step *s, float *to,
                    const float *added, const operands *with,
                    vector sum[MOST_OUTPUTS][MOST_POSITIONS]) {
@@ -52,14 +53,29 @@ INLINE void finish(const int outputs, const int positions, const step *s, float 
 #pragma GCC unroll 8
             for (int p = 0; p < positions; p++)
                 sum[o][p] += load(added + o * other_plane + p * next);
-#pragma GCC unroll 8
-    for (int p = 0; p < positions; p++) {
-        const truths bits = inside ? (truths)load(inside + p * WIDTH) : ~(truths){0};
+    if (low > -INFINITY)
 #pragma GCC unroll 8
         for (int o = 0; o < outputs; o++)
-            store(to + o * plane + p * next,
-                  (vector)(bits & (truths)within(sum[o][p], low, high)));
-    }
+#pragma GCC unroll 8
+            for (int p = 0; p < positions; p++)
+                sum[o][p] = AT_LEAST((vector){0} + low, sum[o][p]);
+    if (high < INFINITY)
+#pragma GCC unroll 8
+        for (int o = 0; o < outputs; o++)
+#pragma GCC unroll 8
+            for (int p = 0; p < positions; p++)
+                sum[o][p] = AT_MOST((vector){0} + high, sum[o][p]);
+    if (inside)
+#pragma GCC unroll 8
+        for (int p = 0; p < positions; p++) {
+            const truths bits = (truths)load(inside + p * WIDTH);
+#pragma GCC unroll 8
+            for (int o = 0; o < outputs; o++) sum[o][p] = (vector)(bits & (truths)sum[o][p]);
+        }
+#pragma GCC unroll 8
+    for (int o = 0; o < outputs; o++)
+#pragma GCC unroll 8
+        for (int p = 0; p < positions; p++) store(to + o * plane + p * next, sum[o][p]);
 }
 
 INLINE void sums(const int outputs, const int positions, const step *s, const float *from,
@@ -87,6 +103,20 @@ INLINE void sums(const int outputs, const int positions, const step *s, const fl
             add_tap(outputs, positions, x, weights, sum);
         }
     finish(outputs, positions, s, to, with->added, with, sum);
+}
+
+/* The same of groups of one output, all of them by one call: with few taps a call takes longer. */
+INLINE void separate_sums(const int positions, const step *s, const float *from, float *to,
+                          const operands *with) {
+    const index_t next = s->inputs / s->groups * s->from_plane;
+    operands own = *with;
+    for (index_t c = 0; c < s->outputs; c++, from += next, to += s->to_plane) {
+        sums(1, positions, s, from, to, &own);
+        own.weights += s->taps;
+        own.bias++;
+        own.added += s->other_plane;
+        own.additions--;
+    }
 }
 
 /* The same of kernels of three rows at several rows at once: what is read of a row is needed by up to
@@ -155,6 +185,17 @@ static kernel *const KERNEL_OF[MOST_OUTPUTS][MOST_POSITIONS] = {
     {BY_TWO(8), LARGE(8, 3)},
 };
 
+#define SEPARATE(p)                                                                               \
+    static void separate_##p(const step *s, const float *from, float *to, const operands *with) { \
+        separate_sums(p, s, from, to, with);                                                      \
+    }
+SEPARATE(1) SEPARATE(2) SEPARATE(3) SEPARATE(4)
+SEPARATE(5) SEPARATE(6) SEPARATE(7) SEPARATE(8)
+
+static kernel *const SEPARATE_OF[MOST_POSITIONS] = {
+    separate_1, separate_2, separate_3, separate_4, separate_5, separate_6, separate_7, separate_8,
+};
+
 #define TALL(o, r, p)                                                                             \
     static void tall_##o##_##r##_##p(const step *s, const float *from, float *to,                 \
                                      const operands *with) {                                      \
@@ -183,21 +224,29 @@ INLINE index_t tall_rows(index_t outputs) {
     return MOST_SUMS >= 24 ? least(6 - outputs, MOST_TALL_ROWS) : outputs == 1 ? 4 : 2;
 }
 
-/* A tile of outputs in a row, or with a tall kernel in some rows. */
-INLINE void convolve_tile(const step *s, float *work, index_t row, index_t rows, index_t channel,
-                          index_t output, index_t outputs) {
-    kernel *const *kernels = s->tall ? TALL_OF[outputs - 1][rows - 1] : KERNEL_OF[outputs - 1];
+/* How a row is shared out: so many calls, of which the first `larger` have a position more. It is kept
+ * from tile to tile, as dividing takes longer than some kernels do. */
+typedef struct {
+    index_t outputs, calls, each, larger;
+} shares;
+
+INLINE shares shared_out(const step *s, index_t outputs) {
     const index_t most = s->tall ? 2 : least(MOST_SUMS / outputs, MOST_POSITIONS);
     const index_t calls = (s->columns + most - 1) / most, each = s->columns / calls;
+    return (shares){outputs, calls, each, s->columns - calls * each};
+}
+
+/* Some outputs in a row, or with tall kernels in some rows. */
+INLINE void convolve_row(const step *s, float *work, kernel *const *kernels, shares share,
+                         index_t row, index_t channel, index_t output) {
     const float *from = work + s->from + channel * s->from_plane + row * s->from_row;
     const index_t start = row * s->to_row;
     float *to = work + s->to + output * s->to_plane + start;
     operands with = {s->weights + output * s->taps, s->bias + output, s->inside,
                      work + s->other + output * s->other_plane + start, s->others - output};
-    for (index_t column = 0, larger = s->columns % calls; column < s->columns; larger--) {
-        const index_t positions = each + (larger > 0); /* of even size */
+    for (index_t call = 0; call < share.calls; call++) {
+        const index_t positions = share.each + (call < share.larger);
         kernels[positions - 1](s, from, to, &with);
-        column += positions;
         from += positions * s->from_column;
         to += positions * s->to_column;
         with.added += positions * s->to_column;
@@ -208,12 +257,21 @@ INLINE void convolve_tile(const step *s, float *work, index_t row, index_t rows,
 void convolve(const step *s, float *work) {
     const index_t at_once = s->tall ? tall_rows(s->tiles[0]) : 1;
     const index_t inputs = s->inputs / s->groups, outputs = s->outputs / s->groups;
+    shares share = shared_out(s, s->tiles[0]);
+    if (outputs == 1 && !s->tall && s->groups > 1) {
+        for (index_t row = 0; row < s->rows; row++)
+            convolve_row(s, work, SEPARATE_OF, share, row, 0, 0);
+        return;
+    }
     for (index_t row = 0, rows; row < s->rows; row += rows) {
         rows = least(at_once, s->rows - row);
         for (index_t group = 0; group < s->groups; group++) {
             index_t done = 0;
-            for (const index_t *tile = s->tiles; done < outputs; done += *tile++)
-                convolve_tile(s, work, row, rows, group * inputs, group * outputs + done, *tile);
+            for (const index_t *tile = s->tiles; done < outputs; done += *tile++) {
+                if (*tile != share.outputs) share = shared_out(s, *tile);
+                kernel *const *kernels = s->tall ? TALL_OF[*tile - 1][rows - 1] : KERNEL_OF[*tile - 1];
+                convolve_row(s, work, kernels, share, row, group * inputs, group * outputs + done);
+            }
         }
     }
 }

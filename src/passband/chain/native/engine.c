@@ -142,15 +142,24 @@ static void copy(const step *s, float *work) {
     })
 }
 
-/* Every second row and column, four ways: a convolution of stride 2 is one of stride 1 on those. What
- * is stored beyond a row's end is of the next one, or of none. */
-static void phases(const step *s, float *work) {
-    FOR_EACH_ROW(4 * s->inputs, {
-        const index_t phase = c % 4;
-        const float *a = work + s->from + c / 4 * s->from_plane +
-                         (2 * row + phase / 2) * s->from_row + phase % 2;
-        for (index_t i = 0; i < s->columns; i += WIDTH) store(to + i, halved(a + 2 * i));
-    })
+/* Copies of maps of one image, one for each column of a kernel, with what that column reads where its
+ * result will lie: shifted, or of stride 2 every second number. So a convolution needs no border
+ * between rows, and reads what is read at once from where it lies together. `inside` tells for each
+ * copy what is of the map and not beyond its edges. What is stored beyond the end of a row is zero, of
+ * the next row or of none. */
+static void shift(const step *s, float *work) {
+    const index_t length = s->columns * WIDTH;
+    for (index_t c = 0; c < s->inputs; c++)
+        for (index_t t = 0; t < s->taps; t++) {
+            const float *from = work + s->from + c * s->from_plane + s->shifts[t];
+            const float *inside = s->inside + t * length;
+            float *to = work + s->to + c * s->to_plane + t * s->other_plane;
+            for (index_t row = 0; row < s->rows; row++, from += s->from_row, to += s->to_row)
+                for (index_t i = 0; i < length; i += WIDTH) {
+                    const vector value = s->from_column == 2 ? halved(from + 2 * i) : load(from + i);
+                    store(to + i, (vector)((truths)load(inside + i) & (truths)value));
+                }
+        }
 }
 
 /* The results of a transposed convolution of stride `size`, one map for each place in a square of that
@@ -193,7 +202,7 @@ static void run_steps(const step *steps, index_t count, float *work) {
             case ADD: add(s, work); break;
             case AFFINE: affine(s, work); break;
             case COPY: copy(s, work); break;
-            case PHASES: phases(s, work); break;
+            case SHIFT: shift(s, work); break;
             case LINEAR: linear(s, work); break;
             case INTERLEAVE: interleave(s, work); break;
         }

@@ -2,6 +2,7 @@
 #ifndef PASSBAND_STEP_H
 #define PASSBAND_STEP_H
 
+#include <math.h>
 #include <stddef.h>
 #if defined(__SSE__)
 #include <immintrin.h>
@@ -9,7 +10,7 @@
 
 #include "core.h"
 
-enum { CONVOLVE, POOL_AVERAGE, POOL_MAXIMUM, ADD, AFFINE, COPY, PHASES, LINEAR, INTERLEAVE };
+enum { CONVOLVE, POOL_AVERAGE, POOL_MAXIMUM, ADD, AFFINE, COPY, SHIFT, LINEAR, INTERLEAVE };
 
 /* One step. Places are of the first number inside the border, in numbers from the workspace's start;
  * strides are in numbers too. */
