@@ -229,31 +229,28 @@ def _shifted_layout(
     columns = [i * right - before for i in range(int(conv.kernel_size[1]))]
     phases = sorted({phase for _, phase in rows})
     above, below = max(0, -rows[0][0]), max(0, rows[-1][0])
-    plane = (above + to.rows + below) * to.row + steps.width
+    plane = round_up((above + to.rows + below) * to.row + steps.width, steps.width)
     each = len(phases) * len(columns)
     key = (source.rows, source.columns, to.rows, to.row, stride, *rows, *columns)
-    copies = steps.shifted.get(key)
-    if copies is None or copies.channels < each * source.channels:
-        channels = each * source.channels
-        copies = Place(
-            steps.size, channels, to.rows, to.columns, plane, to.row, channels
-        )
-        steps.size += round_up(channels * plane, steps.width)
+    copies, channels = steps.shifted.get(key), each * source.channels
+    if copies is None or copies.channels < channels:
+        start = round_up(steps.size + above * to.row, steps.width)
+        copies = Place(start, channels, to.rows, to.columns, plane, to.row, channels)
+        steps.size = start + channels * plane
         steps.shifted[key] = copies
-    copies = replace(copies, channels=each * source.channels)
+    copies = replace(copies, channels=channels)
     flat = stride == 1 and source.row == to.row
     for number, phase in enumerate(phases):
         count = min(to.rows + below, -(-(source.rows - phase) // stride))
         place = replace(
             copies,
-            start=copies.start + number * len(columns) * plane + above * to.row,
+            start=copies.start + number * len(columns) * plane,
             plane=each * plane,
         )
         there = np.arange(to.columns) * stride + np.array(columns)[:, None]
-        inside = np.zeros((len(columns), to.row), bool)
-        inside[:, : to.columns] = (there >= 0) & (there < source.columns)
+        inside = (there >= 0) & (there < source.columns)
         if flat:
-            inside = np.tile(inside, count)
+            inside = np.tile(np.pad(inside, ((0, 0), (0, to.row - to.columns))), count)
         length = round_up(inside.shape[1], steps.width)
         inside = np.pad(inside, ((0, 0), (0, length - inside.shape[1])))
         steps.add(
@@ -273,7 +270,7 @@ def _shifted_layout(
     def shift(channel: int, row: int, column: int) -> int:
         further, phase = rows[row]
         copy = (channel * len(phases) + phases.index(phase)) * len(columns) + column
-        return copy * plane + (above + further) * to.row
+        return copy * plane + further * to.row
 
     return _Layout(copies, shift, strides)
 

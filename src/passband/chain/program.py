@@ -60,6 +60,7 @@ class Program(Steps):
     _before: dict[fx.Node, Before] = field(default_factory=dict)
     _slots: dict[fx.Node, Slot] = field(default_factory=dict)
     _wholes: dict[fx.Node, Place] = field(default_factory=dict)
+    _order: dict[fx.Node, int] = field(default_factory=dict)
 
     def build(self, chain: fx.GraphModule, example: Tensor) -> None:
         """Write the steps of a chain for maps of the example's size.
@@ -71,7 +72,8 @@ class Program(Steps):
         self._chain = chain
         self.border = max(_border(module) for module in chain.modules())
         self.size = round_up(self.border, self.width)  # what is read before the first map
-        nodes = list(chain.graph.nodes)
+        nodes = _ordered(chain)
+        self._order = {node: i for i, node in enumerate(nodes)}
         last_use = {value: i for i, node in enumerate(nodes) for value in node.all_input_nodes}
         self._slots = slots(nodes, {node: _shape(node)[1] for node in last_use})
         for node, slot in self._slots.items():
@@ -255,7 +257,7 @@ class Program(Steps):
         if first.row != second.row:
             raise UnsupportedError("a sum of values that lie differently")
         total = max(first.total, second.total)
-        later = max(inputs, key=list(node.graph.nodes).index)
+        later = max(inputs, key=self._order.__getitem__)
         earlier = first if later is inputs[-1] else second
         steps, to = self._made_by.get(later, []), self._places[later]
         if (
@@ -301,6 +303,24 @@ class Program(Steps):
                 self.add(COPY, source, part)
             done += source.total
         self._done(node, to)
+
+
+def _ordered(chain: fx.GraphModule) -> list[fx.Node]:
+    """The nodes, with the widest convolution of a sum right before that, where it can add the rest.
+
+    Nothing but the sum reads it, so that it may come as late.
+    """
+    ordered = list(chain.graph.nodes)
+    for node in chain.graph.nodes:
+        if node.target not in (torch.add, operator.add):
+            continue
+        own = [value for value in node.all_input_nodes if len(value.users) == 1]
+        own = [value for value in own if isinstance(_module(chain, value), nn.Conv2d)]
+        if own:
+            widest = max(own, key=lambda value: _shape(value)[1])
+            ordered.remove(widest)
+            ordered.insert(ordered.index(node), widest)
+    return ordered
 
 
 def _is_for_a_product(chain: fx.GraphModule, node: fx.Node) -> bool:

@@ -162,9 +162,9 @@ class Steps:
         """New maps with a border, whatever their size."""
         row = (columns + 2 * self.border) * self.lanes
         slack = self.width if self.lanes == 1 else 0  # the last vector of a plane ends in it
-        plane = (rows + 2 * self.border) * row + slack
-        start = self.size + self.border * (row + self.lanes)
-        self.size += round_up(channels * plane, self.width)
+        plane = round_up((rows + 2 * self.border) * row + slack, self.width)
+        start = round_up(self.size + self.border * (row + self.lanes), self.width)
+        self.size = start + channels * plane
         self._made[start] = Place(start, channels, rows, columns, plane, row, channels)
         return self._made[start]
 

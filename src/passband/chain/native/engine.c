@@ -64,6 +64,16 @@ INLINE void pool_halved(const int maximum, const step *s, const float *from, flo
     }
 }
 
+/* The average of numbers that lie together. */
+INLINE float average(const float *from, index_t count) {
+    vector sum = {0};
+    for (index_t i = 0; i < count; i += WIDTH) sum += first_of(load(from + i), count - i);
+    float part[WIDTH], total = 0;
+    store(part, sum);
+    for (index_t i = 0; i < WIDTH; i++) total += part[i];
+    return total / (float)count;
+}
+
 /* Another row of one image. */
 INLINE void pool_row(const int maximum, const step *s, const float *from, float *to, float share) {
     for (index_t i = 0; i < s->columns; i++, from += s->from_column) {
@@ -81,7 +91,9 @@ static void pool(const step *s, float *work, const int maximum) {
     FOR_EACH_ROW(s->outputs, {
         const float *from = work + s->from + c * s->from_plane + row * s->from_row;
         if (s->to_column == 1) {
-            if (s->from_column == 2) pool_halved(maximum, s, from, to, share);
+            if (!maximum && s->columns == 1 && s->shifts[s->taps - 1] == s->taps - 1)
+                to[0] = within_one(average(from, s->taps), s->low, s->high);
+            else if (s->from_column == 2) pool_halved(maximum, s, from, to, share);
             else pool_row(maximum, s, from, to, share);
             continue;
         }
@@ -232,6 +244,8 @@ typedef struct {
     index_t next;
 } run;
 
+#define COPIED(type, get, put) put(to + i, get(from + i));
+
 static void read_images(const run *r, index_t first, index_t count, float *work) {
     const end *in = &r->n->input;
     const index_t image = in->channels * in->rows * in->columns;
@@ -241,7 +255,7 @@ static void read_images(const run *r, index_t first, index_t count, float *work)
             const float *from = images + (c * in->rows + row) * in->columns;
             float *to = work + in->from + c * in->plane + row * in->row;
             if (r->n->lanes == 1) {
-                memcpy(to, from, (size_t)in->columns * sizeof(float));
+                FOR_EACH(i, in->columns, COPIED)
                 continue;
             }
             index_t column = 0;
