@@ -151,7 +151,7 @@ class _Prepared:
         self.steps = (Step * len(program.steps))(*program.steps)
         self.network = Network(
             ctypes.addressof(self.steps), len(self.steps), program.input, program.output,
-            program.lanes, program.size,
+            program.lanes, program.size, program.direct,
         )  # fmt: skip
         self.address = ctypes.addressof(self.network)
         self._work, self._workers = 0, 0

@@ -54,6 +54,7 @@ class Program(Steps):
     input: End = field(default_factory=End)
     output: End = field(default_factory=End)
     output_shape: tuple[int, ...] = ()
+    direct: bool = False
     _places: dict[fx.Node, Place] = field(default_factory=dict)
     _chain: fx.GraphModule = field(init=False)
     _made_by: dict[fx.Node, list[Step]] = field(default_factory=dict)
@@ -104,6 +105,7 @@ class Program(Steps):
                 raise UnsupportedError("several outputs")
             place = self.whole(inputs[0])
             self.output, self.output_shape = place.end(), _shape(node.all_input_nodes[0])[1:]
+            self._write_directly(place)
         elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             source, to = self.whole(inputs[0]), self._to(node)
             if isinstance(module, nn.Conv2d):
@@ -133,6 +135,25 @@ class Program(Steps):
         else:
             what = type(module).__name__ if module is not None else str(node.target)
             raise UnsupportedError(what)
+
+    def _write_directly(self, output: Place) -> None:
+        """Let a convolution that gives the output write it where the caller wants it.
+
+        That is row by row, so rows must be whole registers, of one image.
+        """
+        if not self.steps:
+            return
+        step, registers = self.steps[-1], output.columns // self.width
+        self.direct = (
+            self.lanes == 1
+            and (step.kind, step.others, step.to) == (CONVOLVE, 0, output.start)
+            and (step.outputs, step.to_row) == (output.channels, output.row)
+            and output.columns == registers * self.width
+        )
+        if self.direct:
+            step.source_row, step.source_column, step.inside = output.row, self.width, None
+            step.rows, step.columns, step.to = output.rows, registers, 0
+            step.to_row, step.to_plane = output.columns, output.rows * output.columns
 
     def _done(self, node: fx.Node, place: Place, *steps: Step) -> None:
         self._places[node] = place

@@ -11,8 +11,8 @@ from torch import Tensor
 
 # Kinds of steps, as in step.h.
 (
-    CONVOLVE, AVERAGE, MAXIMUM, ADD, AFFINE, COPY, SHIFT, LINEAR, INTERLEAVE,
-) = range(9)  # fmt: skip
+    CONVOLVE, AVERAGE, MAXIMUM, ADD, AFFINE, COPY, SHIFT, LINEAR, INTERLEAVE, DEPTHWISE,
+) = range(10)  # fmt: skip
 INFINITY = float("inf")
 
 
@@ -64,6 +64,7 @@ class Network(ctypes.Structure):
         ("output", End),
         ("lanes", c_int64),
         ("size", c_int64),
+        ("direct", c_int64),
     ]
 
 

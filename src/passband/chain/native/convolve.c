@@ -237,11 +237,11 @@ INLINE shares shared_out(const step *s, index_t outputs) {
 }
 
 /* Some outputs in a row, or with tall kernels in some rows. */
-INLINE void convolve_row(const step *s, float *work, kernel *const *kernels, shares share,
-                         index_t row, index_t channel, index_t output) {
+INLINE void convolve_row(const step *s, const float *work, float *results, kernel *const *kernels,
+                         shares share, index_t row, index_t channel, index_t output) {
     const float *from = work + s->from + channel * s->from_plane + row * s->from_row;
     const index_t start = row * s->to_row;
-    float *to = work + s->to + output * s->to_plane + start;
+    float *to = results + s->to + output * s->to_plane + start;
     operands with = {s->weights + output * s->taps, s->bias + output, s->inside,
                      work + s->other + output * s->other_plane + start, s->others - output};
     for (index_t call = 0; call < share.calls; call++) {
@@ -254,13 +254,13 @@ INLINE void convolve_row(const step *s, float *work, kernel *const *kernels, sha
     }
 }
 
-void convolve(const step *s, float *work) {
+void convolve(const step *s, const float *work, float *results) {
     const index_t at_once = s->tall ? tall_rows(s->tiles[0]) : 1;
     const index_t inputs = s->inputs / s->groups, outputs = s->outputs / s->groups;
     shares share = shared_out(s, s->tiles[0]);
     if (outputs == 1 && !s->tall && s->groups > 1) {
         for (index_t row = 0; row < s->rows; row++)
-            convolve_row(s, work, SEPARATE_OF, share, row, 0, 0);
+            convolve_row(s, work, results, SEPARATE_OF, share, row, 0, 0);
         return;
     }
     for (index_t row = 0, rows; row < s->rows; row += rows) {
@@ -270,10 +270,64 @@ void convolve(const step *s, float *work) {
             for (const index_t *tile = s->tiles; done < outputs; done += *tile++) {
                 if (*tile != share.outputs) share = shared_out(s, *tile);
                 kernel *const *kernels = s->tall ? TALL_OF[*tile - 1][rows - 1] : KERNEL_OF[*tile - 1];
-                convolve_row(s, work, kernels, share, row, group * inputs, group * outputs + done);
+                convolve_row(s, work, results, kernels, share, row, group * inputs,
+                             group * outputs + done);
             }
         }
     }
+}
+
+/* Numbers n to n + WIDTH - 1 of two registers. */
+#if WIDTH == 16
+#define FROM(a, b, n)                                                                             \
+    SHUFFLE(a, b, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7, n + 8, n + 9, n + 10,       \
+            n + 11, n + 12, n + 13, n + 14, n + 15)
+#elif WIDTH == 8
+#define FROM(a, b, n) SHUFFLE(a, b, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7)
+#endif
+
+/* Kernels of 3 x 3, each of one channel, on maps of one image whose rows are a part of a register:
+ * there is so little to multiply that reading each shift would take longer. So rows and columns are
+ * shifted in registers; columns last, so that it is done to sums. */
+#define DEPTHWISE_OF(size)                                                                        \
+    static void depthwise_##size(const step *s, float *work) {                                    \
+        const truths has_left = (PLACES & (size - 1)) != 0;                                       \
+        const truths has_right = (PLACES & (size - 1)) != size - 1;                               \
+        for (index_t c = 0; c < s->outputs; c++) {                                                \
+            const float *from = work + s->from + c * s->from_plane, *w = s->weights + 9 * c;      \
+            float *to = work + s->to + c * s->to_plane;                                           \
+            vector before = {0}, here = load(from);                                               \
+            for (index_t v = 1; v <= s->rows; v++, from += WIDTH, to += WIDTH) {                  \
+                const vector next = v < s->rows ? load(from + WIDTH) : (vector){0};               \
+                const vector up = FROM(before, here, WIDTH - size), down = FROM(here, next, size); \
+                const vector left = w[0] * up + w[3] * here + w[6] * down;                        \
+                const vector middle = s->bias[c] + w[1] * up + w[4] * here + w[7] * down;         \
+                const vector right = w[2] * up + w[5] * here + w[8] * down;                       \
+                const truths from_left = has_left & (truths)FROM(left, left, WIDTH - 1);          \
+                const truths from_right = has_right & (truths)FROM(right, right, 1);              \
+                const vector sum = middle + (vector)from_left + (vector)from_right;               \
+                store(to, within(sum, s->low, s->high));                                          \
+                before = here;                                                                    \
+                here = next;                                                                      \
+            }                                                                                     \
+        }                                                                                         \
+    }
+#if WIDTH >= 8
+DEPTHWISE_OF(4)
+#endif
+#if WIDTH == 16
+DEPTHWISE_OF(8)
+#endif
+
+void depthwise(const step *s, float *work) {
+#if WIDTH == 16
+    if (s->columns == 8) depthwise_8(s, work);
+    else depthwise_4(s, work);
+#elif WIDTH == 8
+    depthwise_4(s, work);
+#else
+    (void)s, (void)work; /* no part of a register is a row of any use */
+#endif
 }
 
 EXPORTED index_t passband_chain_sums(void) { return MOST_SUMS; }

@@ -39,14 +39,7 @@ INLINE vector halved(const float *from) {
 
 /* The first numbers of a register, then zeros. */
 INLINE vector first_of(vector value, index_t count) {
-#if WIDTH == 16
-    const truths places = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-#elif WIDTH == 8
-    const truths places = {0, 1, 2, 3, 4, 5, 6, 7};
-#else
-    const truths places = {0, 1, 2, 3};
-#endif
-    return (vector)((places < (truths){0} + (int32_t)count) & (truths)value);
+    return (vector)((PLACES < (truths){0} + (int32_t)count) & (truths)value);
 }
 
 /* A row of pooled numbers of one image, whose inputs begin at every second number. The zeros that are
@@ -206,20 +199,6 @@ static void linear(const step *s, float *work) {
     }
 }
 
-static void run_steps(const step *steps, index_t count, float *work) {
-    for (const step *s = steps; s < steps + count; s++) switch (s->kind) {
-            case CONVOLVE: convolve(s, work); break;
-            case POOL_AVERAGE: pool(s, work, 0); break;
-            case POOL_MAXIMUM: pool(s, work, 1); break;
-            case ADD: add(s, work); break;
-            case AFFINE: affine(s, work); break;
-            case COPY: copy(s, work); break;
-            case SHIFT: shift(s, work); break;
-            case LINEAR: linear(s, work); break;
-            case INTERLEAVE: interleave(s, work); break;
-        }
-}
-
 /* ---- whole networks ----------------------------------------------------------------------------- */
 
 /* Where input and output of the network lie in the workspace. */
@@ -233,7 +212,24 @@ typedef struct {
     end input, output;
     index_t lanes; /* images at once */
     index_t size;  /* of a worker's workspace */
+    index_t direct; /* the last step, a convolution, writes the results and not the workspace */
 } network;
+
+static void run_steps(const network *n, float *work, float *results) {
+    const step *end = n->steps + n->count;
+    for (const step *s = n->steps; s < end; s++) switch (s->kind) {
+            case CONVOLVE: convolve(s, work, n->direct && s + 1 == end ? results : work); break;
+            case POOL_AVERAGE: pool(s, work, 0); break;
+            case POOL_MAXIMUM: pool(s, work, 1); break;
+            case ADD: add(s, work); break;
+            case AFFINE: affine(s, work); break;
+            case COPY: copy(s, work); break;
+            case SHIFT: shift(s, work); break;
+            case LINEAR: linear(s, work); break;
+            case INTERLEAVE: interleave(s, work); break;
+            case DEPTHWISE: depthwise(s, work); break;
+        }
+}
 
 typedef struct {
     const network *n;
@@ -297,8 +293,9 @@ static void work_on_blocks(const void *arguments, index_t worker) {
         if (first >= r->batch) return;
         index_t count = least(n->lanes, r->batch - first);
         read_images(r, first, count, work);
-        run_steps(n->steps, n->count, work);
-        write_results(r, first, count, work);
+        const end *out = &n->output;
+        run_steps(n, work, r->results + first * out->channels * out->rows * out->columns);
+        if (!n->direct) write_results(r, first, count, work);
     }
 }
 

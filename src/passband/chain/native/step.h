@@ -10,7 +10,7 @@
 
 #include "core.h"
 
-enum { CONVOLVE, POOL_AVERAGE, POOL_MAXIMUM, ADD, AFFINE, COPY, SHIFT, LINEAR, INTERLEAVE };
+enum { CONVOLVE, POOL_AVERAGE, POOL_MAXIMUM, ADD, AFFINE, COPY, SHIFT, LINEAR, INTERLEAVE, DEPTHWISE };
 
 /* One step. Places are of the first number inside the border, in numbers from the workspace's start;
  * strides are in numbers too. */
@@ -37,6 +37,14 @@ typedef struct {
 } step;
 
 typedef int32_t truths __attribute__((vector_size(4 * WIDTH)));
+
+#if WIDTH == 16
+#define PLACES ((truths){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
+#elif WIDTH == 8
+#define PLACES ((truths){0, 1, 2, 3, 4, 5, 6, 7})
+#else
+#define PLACES ((truths){0, 1, 2, 3})
+#endif
 
 /* Where the comparison holds, one, elsewhere the other. With NaN none holds: NaN stays. */
 INLINE vector chosen(truths holds, vector one, vector other) {
@@ -67,7 +75,8 @@ INLINE float within_one(float value, float low, float high) {
     return value > high ? high : value;
 }
 
-/* A step of the kind CONVOLVE. */
-void convolve(const step *s, float *work);
+/* Steps of the kinds CONVOLVE, whose results may lie elsewhere, and DEPTHWISE. */
+void convolve(const step *s, const float *work, float *results);
+void depthwise(const step *s, float *work);
 
 #endif
