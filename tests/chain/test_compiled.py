@@ -83,6 +83,7 @@ def test_strides(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("size", [(8, 10), (8, 8), (4, 4)], ids=str)
 @pytest.mark.parametrize(
     "layer",
     [
@@ -94,12 +95,44 @@ def test_strides(size: tuple[int, int]) -> None:
         nn.Conv2d(6, 6, 3, padding=1, groups=6),
         nn.Conv2d(6, 9, 3, padding=1, groups=3),
         nn.Conv2d(6, 6, 3, 2, 1, groups=6),
+        nn.Conv2d(6, 6, 5, padding=2, groups=6),
         nn.Conv2d(6, 4, 3, padding=2, dilation=2),
+        nn.Conv2d(6, 4, 3),
+        nn.Conv2d(6, 4, (3, 2), 2),
+        nn.ConvTranspose2d(6, 4, 3, padding=1),
     ],
     ids=lambda layer: str(layer),
 )
-def test_layers(layer: nn.Module) -> None:
-    check(nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), layer), (2, 8, 10))
+def test_layers(layer: nn.Module, size: tuple[int, int]) -> None:
+    check(nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), layer), (2, *size))
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("size", [(16, 16), (4, 32), (8, 8), (4, 4), (9, 7)], ids=str)
+def test_inverted_residuals(size: tuple[int, int]) -> None:
+    """As MobileNetV2 has them, of maps with and without a border, and an output of each size."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 5, 3, padding=1)
+            self.block = nn.Sequential(
+                nn.Conv2d(5, 6, 1), nn.ReLU6(), nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.ReLU6(),
+                nn.Conv2d(6, 5, 1),
+            )  # fmt: skip
+            self.down = nn.Sequential(nn.Conv2d(5, 5, 3, 2, 1, groups=5), nn.ReLU6())
+            self.last = nn.Conv2d(5, 7, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            x = torch.add(x, self.block(x))
+            y: Tensor = self.last(x)
+            return y
+
+    torch.manual_seed(0)
+    model = Net().eval()
+    check(model, (3, *size))
+    check(nn.Sequential(model.first, model.block, model.down), (3, *size))
 
 
 @pytest.mark.usefixtures("library")
@@ -168,7 +201,11 @@ def test_sums_of_unlike_convolutions(later: bool) -> None:
             return out
 
     torch.manual_seed(0)
-    check(Net().eval(), (3, 10, 14))
+    model = Net().eval()
+    check(model, (3, 10, 14))
+    for program in engine(model, (3, 10, 14))._programs.values():
+        kinds = [step.kind for step in program.program.steps]
+        assert kinds.count(steps.ADD) == 1  # the other sum is part of the wider convolution
 
 
 class Padded(nn.Module):

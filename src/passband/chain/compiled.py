@@ -77,7 +77,7 @@ class CompiledChain:
             ValueError: They have another shape than the example.
         """
         shape = images.shape
-        if self.reason is not None or images.dtype != torch.float32 or images.is_cuda:
+        if self.reason is not None or images.dtype is not torch.float32 or images.is_cuda:
             self._check(shape)
             with torch.no_grad():
                 output: Tensor = self.chain(images)
@@ -90,8 +90,8 @@ class CompiledChain:
         results = torch.empty_like(plan.like)  # in half the time of torch.empty
         source, target = images.data_ptr(), results.data_ptr()
         with self._lock:
-            for part in plan.parts:
-                part.program.run(source + part.start, target + part.to, part.images, part.workers)
+            for program, start, to, count, workers in plan.parts:
+                program.run(source + start, target + to, count, workers)
         return results
 
     def _check(self, shape: torch.Size) -> None:

@@ -14,11 +14,11 @@ from passband.chain.concatenation import Slot, parts_of, slots
 from passband.chain.convolution import (
     Before,
     convolution,
-    padding,
     products,
     transposed_border,
     transposed_convolution,
 )
+from passband.chain.layouts import padding
 from passband.chain.steps import (
     ADD,
     AFFINE,

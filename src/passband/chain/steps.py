@@ -105,7 +105,6 @@ class Steps:
         most_sums: Registers for sums.
         most_tall: Outputs at once of a convolution at several rows.
         border: Zeros around each map.
-        shifted: Where shifted copies lie, by all that makes zeros of the same numbers of them.
     """
 
     lanes: int
@@ -116,9 +115,9 @@ class Steps:
     steps: list[Step] = field(default_factory=list)
     arrays: list[NDArray[Any]] = field(default_factory=list)
     size: int = 0
-    shifted: dict[tuple[Any, ...], Place] = field(default_factory=dict)
     _inside: dict[Place, NDArray[np.int32]] = field(default_factory=dict)
     _made: dict[int, Place] = field(default_factory=dict)
+    _copies: dict[tuple[Any, ...], Place] = field(default_factory=dict)
     _free: list[Place] = field(default_factory=list)
 
     def one_row(self, place: Place) -> dict[str, Any]:
@@ -175,6 +174,17 @@ class Steps:
             return False
         bordered = (rows - 1) * (columns + 2 * self.border) + columns
         return 6 * -(-rows * columns // self.width) <= 5 * -(-bordered // self.width)
+
+    def copies(self, key: tuple[Any, ...], above: int, like: Place) -> Place:
+        """Shifted copies with so many rows of zeros above, where others of that key lay before.
+
+        All of one key have the same zeros, and what reads them comes next.
+        """
+        if key not in self._copies or self._copies[key].channels < like.channels:
+            start = round_up(self.size + above * like.row, self.width)
+            self._copies[key] = replace(like, start=start)
+            self.size = start + like.channels * like.plane
+        return replace(self._copies[key], channels=like.channels)
 
     def vector(self, channels: int) -> Place:
         """One number per channel."""

@@ -277,15 +277,6 @@ void convolve(const step *s, const float *work, float *results) {
     }
 }
 
-/* Numbers n to n + WIDTH - 1 of two registers. */
-#if WIDTH == 16
-#define FROM(a, b, n)                                                                             \
-    SHUFFLE(a, b, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7, n + 8, n + 9, n + 10,       \
-            n + 11, n + 12, n + 13, n + 14, n + 15)
-#elif WIDTH == 8
-#define FROM(a, b, n) SHUFFLE(a, b, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7)
-#endif
-
 /* Kernels of 3 x 3, each of one channel, on maps of one image whose rows are a part of a register:
  * there is so little to multiply that reading each shift would take longer. So rows and columns are
  * shifted in registers; columns last, so that it is done to sums. */

@@ -2,10 +2,11 @@
  *
  * A map is planes of numbers with a border of zeros, one plane per channel. With many images a number
  * is WIDTH of them, one per image ("images"); with one image it is one ("plane"), and WIDTH
- * neighbours of a row of the plane, borders included, are computed at once. Either way a convolution
- * is one small kernel: sums of some outputs at some positions stay in registers while all taps are
- * gone through, each a shift of the input. program.py says what is computed, where it lies, and the
- * shifts; every operation below is one step of that program.
+ * neighbours of a row of the plane, borders included, are computed at once. Small planes have no
+ * border, and convolutions read copies of them that SHIFT makes. Either way a convolution is one small
+ * kernel: sums of some outputs at some positions stay in registers while all taps are gone through,
+ * each a shift of the input. program.py says what is computed, where it lies, and the shifts; every
+ * operation below is one step of that program.
  */
 #include "step.h"
 
@@ -61,10 +62,15 @@ INLINE void pool_halved(const int maximum, const step *s, const float *from, flo
 INLINE float average(const float *from, index_t count) {
     vector sum = {0};
     for (index_t i = 0; i < count; i += WIDTH) sum += first_of(load(from + i), count - i);
-    float part[WIDTH], total = 0;
-    store(part, sum);
-    for (index_t i = 0; i < WIDTH; i++) total += part[i];
-    return total / (float)count;
+#if WIDTH == 16
+    sum += FROM(sum, sum, 8);
+#endif
+#if WIDTH >= 8
+    sum += FROM(sum, sum, 4);
+#endif
+    sum += FROM(sum, sum, 2);
+    sum += FROM(sum, sum, 1);
+    return sum[0] / (float)count;
 }
 
 /* Another row of one image. */
@@ -210,15 +216,15 @@ typedef struct {
     const step *steps;
     index_t count;
     end input, output;
-    index_t lanes; /* images at once */
-    index_t size;  /* of a worker's workspace */
+    index_t lanes;  /* images at once */
+    index_t size;   /* of a worker's workspace */
     index_t direct; /* the last step, a convolution, writes the results and not the workspace */
 } network;
 
 static void run_steps(const network *n, float *work, float *results) {
-    const step *end = n->steps + n->count;
-    for (const step *s = n->steps; s < end; s++) switch (s->kind) {
-            case CONVOLVE: convolve(s, work, n->direct && s + 1 == end ? results : work); break;
+    const step *last = n->steps + n->count - 1;
+    for (const step *s = n->steps; s <= last; s++) switch (s->kind) {
+            case CONVOLVE: convolve(s, work, n->direct && s == last ? results : work); break;
             case POOL_AVERAGE: pool(s, work, 0); break;
             case POOL_MAXIMUM: pool(s, work, 1); break;
             case ADD: add(s, work); break;

@@ -10,7 +10,9 @@
 
 #include "core.h"
 
-enum { CONVOLVE, POOL_AVERAGE, POOL_MAXIMUM, ADD, AFFINE, COPY, SHIFT, LINEAR, INTERLEAVE, DEPTHWISE };
+enum {
+    CONVOLVE, POOL_AVERAGE, POOL_MAXIMUM, ADD, AFFINE, COPY, SHIFT, LINEAR, INTERLEAVE, DEPTHWISE
+};
 
 /* One step. Places are of the first number inside the border, in numbers from the workspace's start;
  * strides are in numbers too. */
@@ -21,7 +23,7 @@ typedef struct {
     index_t groups;                  /* of channels, each a convolution of its own */
     index_t rows, columns;           /* of the result */
     index_t from_plane, from_row, from_column;
-    index_t other_plane;
+    index_t other_plane; /* of shifted copies: from one to the next */
     index_t to_plane, to_row, to_column;
     index_t taps, size; /* size: stride of an interleaving */
     index_t tall;       /* of a convolution: by kernels for several rows */
@@ -38,12 +40,18 @@ typedef struct {
 
 typedef int32_t truths __attribute__((vector_size(4 * WIDTH)));
 
+/* The place of each number, and numbers n to n + WIDTH - 1 of two registers. */
 #if WIDTH == 16
 #define PLACES ((truths){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
+#define FROM(a, b, n)                                                                             \
+    SHUFFLE(a, b, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7, n + 8, n + 9, n + 10,       \
+            n + 11, n + 12, n + 13, n + 14, n + 15)
 #elif WIDTH == 8
 #define PLACES ((truths){0, 1, 2, 3, 4, 5, 6, 7})
+#define FROM(a, b, n) SHUFFLE(a, b, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7)
 #else
 #define PLACES ((truths){0, 1, 2, 3})
+#define FROM(a, b, n) SHUFFLE(a, b, n, n + 1, n + 2, n + 3)
 #endif
 
 /* Where the comparison holds, one, elsewhere the other. With NaN none holds: NaN stays. */
