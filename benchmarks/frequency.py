@@ -44,7 +44,7 @@ PLANS = (
     Plan("resnet20", "0.1,0.05,0.02,0.01,0.007,0.005", f"dense,{_PLAIN}"),
     *(
         Plan(network, "0.1,0.02,0.007", f"dense,{_PLAIN}")
-        for network in ("resnet56", "vgg13", "mobilenetv2", "wrn-40-2", "densenet121", "resnet18")
+        for network in ("resnet56", "vgg13", "mobilenetv2", "wrn-40-2", "densenet121")
     ),
     Plan("vgg8", "0.007", "chain,small,chain-budget,small-budget", **_WHOLE),
     Plan("vgg8", "0.02", "chain-budget,small-budget", **_WHOLE),
