@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/frequency.py
 
 Trains by `passband study frequency`, or takes up what it trained before under runs/frequency, and
-writes the table and the figure into results. The budget is that of PLANS: a hundredth of a usual
-one, or less, for one thread of a shared machine, so the times of the trainings are not shown.
+writes the table and the figure into results. The budgets are those of PLANS, far below usual ones,
+for one thread of a shared machine, so the times of the trainings are not shown.
 """
 
 from dataclasses import dataclass

@@ -99,6 +99,19 @@ def test_the_same_as_one_by_one(name: str, with_last: bool, blocks: list[Any]) -
         assert_close(value.double(), expected[key].double())
 
 
+def test_synchronised_batch_norm_runs_one_by_one(blocks: list[Any]) -> None:
+    model, synchronised = Layers("batch norm"), Layers("batch norm")
+    synchronised.norms = nn.SyncBatchNorm.convert_sync_batchnorm(synchronised.norms)
+    layers = (synchronised.before, *synchronised.inner, synchronised.last)
+    for layer, norm in zip(layers, synchronised.norms, strict=True):
+        layer.norm = (norm,)
+    x = random(19, 2, 7, 6)
+    found = results(synchronised, x, True)
+    assert not blocks
+    for key, value in results(model, x, True).items():
+        assert_close(found[key].double(), value.double())
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_without_gradients(name: str, blocks: list[Any]) -> None:
     model = Layers(name).eval()

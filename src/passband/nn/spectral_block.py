@@ -27,8 +27,9 @@ def dense_block(
     """Put the result of each layer beside what it was given: ``maps = cat([maps, layer(maps)])``.
 
     The layers run together, a few images at a time, so that each spectrum is unpacked once and not
-    once for every layer that reads it. Where somebody watches a layer by hooks, or they have
-    nothing in common, they run one by one; the result is the same.
+    once for every layer that reads it. Where somebody watches a layer by hooks, batch norm
+    averages over processes, or they have nothing in common, they run one by one; the result is the
+    same.
 
     Args:
         maps: What the first layer reads.
@@ -74,6 +75,8 @@ def _may_run_together(maps: SpectralMap, layers: Sequence[SpectralConv]) -> bool
     rounds = any(layer.storage != "float32" for layer in layers)
     if not differentiates(tensors) and (rounds or not is_evaluated_eagerly()):
         return False  # without gradients, nothing is rounded
+    if any(isinstance(norm, nn.SyncBatchNorm) for layer in layers for norm in layer.norm):
+        return False  # only a stage by itself joins the statistics of all processes
     watched = [layer for layer in layers if has_other_hooks(layer)]
     return not watched and not nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
 
