@@ -7,7 +7,9 @@ import hashlib
 from pathlib import Path
 
 CORE = Path(__file__).parent / "band_limited_conv" / "native"
-"""The folder whose core.c and core.h the kernels of every other folder share."""
+"""The folder of which the kernels of every other folder share `SHARED`, and its headers."""
+
+SHARED = ("core.c", "transforms.c")
 
 FOLDERS = (CORE, Path(__file__).parent / "spectral/native", CORE.parents[2] / "chain/native")
 """All folders of kernels; from each, one library is compiled for every instruction set."""
@@ -16,7 +18,7 @@ FOLDERS = (CORE, Path(__file__).parent / "spectral/native", CORE.parents[2] / "c
 def c_files(folder: Path) -> list[Path]:
     """What the library of a folder is compiled from."""
     own = sorted(folder.glob("*.c"))
-    return own if folder == CORE or not own else [*own, CORE / "core.c"]
+    return own if folder == CORE or not own else [*own, *(CORE / name for name in SHARED)]
 
 
 def digest(folder: Path) -> str | None:

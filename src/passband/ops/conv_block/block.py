@@ -213,7 +213,7 @@ class _Backward:
                 continue
             assert self.norm is not None
             if self.place is not None:
-                part, maps = self._of_maxima(grad, start, count, self._indices(start, count))
+                part, maps = self._of_maxima(grad, start, count)
                 assert maps is not None
                 added.append(self.norm.reduce(part.to(self.dtype), maps))
             else:
@@ -222,15 +222,13 @@ class _Backward:
                 added.append(self.norm.reduce(self._as_maps(part), maps, self.joined))
         return add_up(added) if added else None
 
-    def _of_maxima(
-        self, grad: Tensor, start: int, count: int, indices: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    def _of_maxima(self, grad: Tensor, start: int, count: int) -> tuple[Tensor, Tensor | None]:
         """Gradient of what stands at the maxima, before the activation, of some images.
 
         With it the output of the convolution there, if it is needed.
         """
         part, act = grad.narrow(0, start, count), self.call.activation
-        maps, indices = None, indices.view(part.shape)
+        maps, indices = None, self._indices(start, count).view(part.shape)
         if self.reduces or self.remakes:
             maps = gather(self._maps(start, count), indices)
         if act is not None and self.bits is not None:
@@ -250,11 +248,10 @@ class _Backward:
         part = grad.narrow(0, start, count)
         pool, act = self.call.pool, self.call.activation
         if pool is not None and self.place is not None:
-            indices = self._indices(start, count)
-            part, _ = self._of_maxima(grad, start, count, indices)
+            part, _ = self._of_maxima(grad, start, count)
             is_type = to is not None and to.dtype == part.dtype
             maps = to if to is not None and is_type else self._empty(count, part.dtype)
-            pool.backward_max(part, indices, maps)
+            pool.backward_max(part, self.place.narrow(0, start, count), maps)
             return maps if to is None or is_type else to.copy_(maps)
         if pool is not None:
             maps = self._empty(count, part.dtype)

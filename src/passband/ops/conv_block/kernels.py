@@ -1,4 +1,4 @@
-"""Batch norm and activation of a block by the compiled kernels: float32 maps on a CPU.
+"""Batch norm, activation and maxima of a block by the compiled kernels: float32 maps on a CPU.
 
 What torch does in a pass for each operation takes one pass here. Where the kernels do not apply, or
 would not give torch's bits, torch's operators run.
@@ -15,6 +15,9 @@ from passband.ops.band_limited_conv.layout import is_channels_last
 from passband.ops.band_limited_conv.native.library import Norm, load_library
 from passband.ops.band_limited_conv.native.memory import is_plain
 from passband.ops.conv_block.activation import Activation
+
+MOST_COLUMNS = 8
+"""Of a window whose maxima the kernels take: of pool.c."""
 
 _TASKS = 32
 
@@ -52,6 +55,30 @@ def mask(grad: Tensor, bits: Tensor, activation: Activation, to: Tensor) -> None
     images, numbers = len(grad), math.prod(grad.shape[1:])
     _library().passband_mask(
         grad.data_ptr(), bits.data_ptr(), to.data_ptr(), images, numbers, activation.kinks[2],
+        torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def maxima(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Maxima of windows side by side, and where in its window each stands, in a byte.
+
+    Args:
+        maps: Maps (B, C, n1, n2), one after the other.
+        window: Points per axis, of at most 256 and `MOST_COLUMNS` in a row.
+    """
+    shape = (*maps.shape[:2], *(n // k for n, k in zip(maps.shape[2:], window, strict=True)))
+    pooled, place = maps.new_empty(shape), maps.new_empty(shape, dtype=torch.uint8)
+    _library().passband_maxima(
+        maps.data_ptr(), *_planes(maps), *window, pooled.data_ptr(), place.data_ptr(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return pooled, place
+
+
+def maxima_gradient(grad: Tensor, place: Tensor, window: tuple[int, int], to: Tensor) -> None:
+    """Write the gradient of the maps from that of their maxima; all lie one after the other."""
+    _library().passband_maxima_gradient(
+        grad.data_ptr(), place.data_ptr(), *_planes(to), *window, to.data_ptr(),
         torch.get_num_threads(),
     )  # fmt: skip
 
@@ -124,6 +151,11 @@ def _rows(maps: Tensor) -> tuple[int, int, int, int]:
     batch, channels, points = maps.shape[0], maps.shape[1], math.prod(maps.shape[2:])
     outer, inner = (batch * points, 1) if is_channels_last(maps) else (batch, points)
     return outer, channels, inner, max(-(-outer // _TASKS), 1)
+
+
+def _planes(maps: Tensor) -> tuple[int, int, int]:
+    """How many maps, and their points."""
+    return maps.shape[0] * maps.shape[1], maps.shape[2], maps.shape[3]
 
 
 def _library() -> ctypes.CDLL:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from passband.ops.band_limited_conv.layout import memory_format
+from passband.ops.conv_block import kernels
 
 _PART_BYTES = 4 << 20  # of maps at a time
 _MOST_POINTS = 256  # of a window, whose positions fit a byte
@@ -48,6 +49,9 @@ class Pool:
         if self.kind == "average":
             averages = F.avg_pool2d(rows, *self._of_average)
             return averages.squeeze(2) if maps.dim() == 3 else averages, None
+        if self._by_kernels(rows):
+            pooled, place = kernels.maxima(rows, self.kernel)
+            return (pooled.squeeze(2) if maps.dim() == 3 else pooled), place
         # a part at a time, because 64-bit indices need much memory
         images = max(_PART_BYTES * len(rows) // max(rows.nbytes, 1), 1)
         pooled = place = None
@@ -81,11 +85,15 @@ class Pool:
         row = place.div_(self.kernel[1], rounding_mode="floor").mul_(self.dilation[0]).add_(top)
         return row.mul_(width).add_(column)
 
-    def backward_max(self, grad: Tensor, indices: Tensor, to: Tensor) -> None:
-        """Write the gradient of the maps."""
-        rows = _as_maps(to)
+    def backward_max(self, grad: Tensor, place: Tensor, to: Tensor) -> None:
+        """Write the gradient of the maps; `place` is where in its window each maximum stands."""
+        rows, grad = _as_maps(to), _as_maps(grad)
+        if self._by_kernels(rows) and place.is_contiguous():
+            kernels.maxima_gradient(grad.to(rows.dtype).contiguous(), place, self.kernel, rows)
+            return
+        indices = self.indices(place, rows.shape[-1])
         torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
-            _as_maps(grad), rows, *self._arguments, _as_maps(indices), grad_input=rows
+            grad, rows, *self._arguments, _as_maps(indices), grad_input=rows
         )
 
     def backward_average(self, grad: Tensor, to: Tensor) -> None:
@@ -93,6 +101,21 @@ class Pool:
         rows = _as_maps(to)
         torch.ops.aten.avg_pool2d_backward.grad_input(
             _as_maps(grad), rows, *self._of_average, grad_input=rows
+        )
+
+    def _by_kernels(self, rows: Tensor) -> bool:
+        """Whether the windows lie side by side, in maps that the kernels take.
+
+        Of maps whose channels are innermost, torch's own operator is as fast.
+        """
+        return (
+            self.kernel == self.stride
+            and (self.padding, self.dilation) == ((0, 0), (1, 1))
+            and not self.ceil_mode
+            and self.kernel[1] <= kernels.MOST_COLUMNS
+            and all(n >= k for n, k in zip(rows.shape[2:], self.kernel, strict=True))
+            and rows.is_contiguous()
+            and kernels.apply(rows)
         )
 
     @property

@@ -58,9 +58,8 @@ class _MaxPool(torch.autograd.Function):
         maps = torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=ctx.order)
         # a part at a time, because 64-bit indices need much memory
         for start, count in chunks(len(grad), images_at_a_time(maps[:1].nbytes, len(grad))):
-            indices = ctx.pool.indices(place.narrow(0, start, count), ctx.shape[-1])
-            part, to = grad.narrow(0, start, count), maps.narrow(0, start, count)
-            ctx.pool.backward_max(part, indices, to)
+            own, part, to = (t.narrow(0, start, count) for t in (place, grad, maps))
+            ctx.pool.backward_max(part, own, to)
         return maps, None
 
 

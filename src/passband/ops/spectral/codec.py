@@ -49,16 +49,10 @@ class Spectra:
         self, dense: Tensor, images: Sequence[int], storage: str, sparse: bool
     ) -> list[PackedSpectrum]:
         parts = torch.split(dense.detach(), list(images), 2)
-        if storage == "int8" or not sparse or not kernels.suits(1, dense):
+        if not sparse or not kernels.suits(1, dense):
             return [pack(part.contiguous(), storage, sparse) for part in parts]
-        units = []
-        for part in torch.split(_rows(dense.detach()), list(images), 1):
-            table = _spectra_table(dense.shape[1])
-            bits, count = kernels.mark(table, part, 0.0)
-            values = kernels.gather(table, part, bits, count)
-            shape = (2, table.bins, *part.shape[1:])
-            units.append(PackedSpectrum(_stored(values, storage), bits, None, shape, dense.dtype))
-        return units
+        table, rows = _spectra_table(dense.shape[1]), _rows(dense.detach())
+        return _packed(table, torch.split(rows, list(images), 1), 0.0, storage, sparse)
 
     def encode_adjoint(  # noqa: D102
         self, units: Sequence[Kept], device: torch.device
@@ -75,8 +69,8 @@ class Spectra:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def decode(self, units: Sequence[PackedSpectrum]) -> Tensor:  # noqa: D102
-        if _suit(1, units) and all(unit.scale is None for unit in units):
-            return self._written([(unit, unit.bits, unit.values.float()) for unit in units])
+        if _suit(1, units):
+            return self._written([_values_of(unit) for unit in units])
         parts = [unpack(unit) for unit in units]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
@@ -95,7 +89,13 @@ class Spectra:
     def _written(self, units: Sequence[Kept]) -> Tensor:
         """The spectrum that values make up."""
         _, bins, _, channels = units[0][0].shape
-        return _scattered(_spectra_table(bins), units, 2 * bins).view(2, bins, -1, channels)
+        images = [unit.shape[2] for unit, _, _ in units]
+        rows = empty((2 * bins, sum(images), channels))
+        for part, (unit, bits, values) in zip(torch.split(rows, images, 1), units, strict=True):
+            assert values is not None
+            scale = _scale_of(unit, values)
+            kernels.scatter(_spectra_table(bins), values, bits, part, scale)
+        return rows.view(2, bins, -1, channels)
 
 
 SPECTRA = Spectra()
@@ -122,19 +122,8 @@ class Maps:
             spectrum = threshold(self.frame.from_map(dense), self.beta)
             return SPECTRA.encode(spectrum, images, storage, sparse)
         real = kernels.analyze(dense, self.frame.geometry)
-        table, units = self.frame.analysis_table, []
-        for part in torch.split(real, list(images), 1):
-            shape = (2, table.bins, *part.shape[1:])
-            bits, count = None, table.bins * part[0].numel()
-            if storage == "int8":
-                spectrum = kernels.gather(table, part, bits, count).view(shape)
-                units.append(pack(threshold(spectrum, self.beta), storage, sparse))
-                continue
-            if sparse:
-                bits, count = kernels.mark(table, part, self.beta)
-            values = kernels.gather(table, part, bits, count)
-            units.append(PackedSpectrum(_stored(values, storage), bits, None, shape, dense.dtype))
-        return units
+        parts = torch.split(real, list(images), 1)
+        return _packed(self.frame.analysis_table, parts, self.beta, storage, sparse)
 
     def encode_adjoint(  # noqa: D102
         self, units: Sequence[Kept], device: torch.device
@@ -149,33 +138,28 @@ class Maps:
     def decode(self, units: Sequence[PackedSpectrum]) -> Tensor:  # noqa: D102
         if not _suit(len(self.frame.size), units):
             return self.frame.to_map(SPECTRA.decode(units))
-        own = [
-            (unit, unit.bits, unit.values.float())
-            if unit.scale is None
-            else (unit, None, unpack(unit).view(2, -1))
-            for unit in units
-        ]
-        return self._written(self.frame.synthesis_table, own)
+        return self._written(self.frame.synthesis_table, [_values_of(unit) for unit in units])
 
     def decode_adjoint(  # noqa: D102
         self, grad: Tensor, units: Sequence[PackedSpectrum]
     ) -> list[Tensor]:
         if not self._by_kernels(grad):
             return SPECTRA.decode_adjoint(self.frame.to_map_adjoint(grad), units)
-        real = kernels.analyze(grad, self.frame.geometry)
-        parts = torch.split(real, [unit.shape[2] for unit in units], 1)
+        parts = torch.split(grad, [unit.shape[2] for unit in units])
+        table, geometry = self.frame.synthesis_table, self.frame.geometry
         return [
-            kernels.gather(self.frame.synthesis_table, part, unit.bits, unit.count)
+            kernels.pick(table, part, unit.bits, unit.count, geometry)
             for part, unit in zip(parts, units, strict=True)
         ]
 
     def _written(self, table: kernels.BinsTable, units: Sequence[Kept]) -> Tensor:
         """The maps that values of complex coefficients make up."""
-        geometry = self.frame.geometry
-        rows = torch.Size(geometry.band.real_sizes).numel()
-        real = _scattered(table, units, rows)
-        maps = empty((*real.shape[1:], *self.frame.size), self.layout)
-        kernels.synthesize(real, maps, geometry)
+        images = [unit.shape[2] for unit, _, _ in units]
+        maps = empty((sum(images), units[0][0].shape[3], *self.frame.size), self.layout)
+        for part, (unit, bits, values) in zip(torch.split(maps, images), units, strict=True):
+            assert values is not None
+            scale = _scale_of(unit, values)
+            kernels.unpack(table, values, bits, part, self.frame.geometry, scale)
         return maps
 
     def _by_kernels(self, *tensors: Tensor | None) -> bool:
@@ -187,8 +171,26 @@ def _rows(spectrum: Tensor) -> Tensor:
     return spectrum.contiguous().flatten(0, 1)
 
 
-def _stored(values: Tensor, storage: str) -> Tensor:
-    return values.bfloat16() if storage == "bfloat16" else values
+def _packed(
+    table: kernels.BinsTable, parts: Sequence[Tensor], beta: float, storage: str, sparse: bool
+) -> list[PackedSpectrum]:
+    """Units of real coefficients (rows, b, C), by the kernels."""
+    units = []
+    for part in parts:
+        scale = kernels.units(table, part, beta) if storage == "int8" else None
+        bits, count = None, table.bins * part[0].numel()
+        if sparse:
+            bits, count = kernels.mark(table, part, beta, scale)
+        values = kernels.gather(table, part, bits, count, scale, beta)
+        values = values.bfloat16() if storage == "bfloat16" else values
+        shape = (2, table.bins, *part.shape[1:])
+        units.append(PackedSpectrum(values, bits, scale, shape, part.dtype))
+    return units
+
+
+def _values_of(unit: PackedSpectrum) -> Kept:
+    """The values of a unit as the kernels take them: 32-bit ones, or with a scale 8-bit ones."""
+    return unit, unit.bits, unit.values if unit.scale is not None else unit.values.float()
 
 
 def _suit(axes: int, units: Sequence[PackedSpectrum]) -> bool:
@@ -196,14 +198,9 @@ def _suit(axes: int, units: Sequence[PackedSpectrum]) -> bool:
     return kernels.suits(axes, *(unit.values.new_empty(0, dtype=unit.dtype) for unit in units))
 
 
-def _scattered(table: kernels.BinsTable, units: Sequence[Kept], rows: int) -> Tensor:
-    """The real coefficients (rows, b, C) that values of complex coefficients make up."""
-    images = [unit.shape[2] for unit, _, _ in units]
-    real = empty((rows, sum(images), units[0][0].shape[3]))
-    for part, (_, bits, values) in zip(torch.split(real, images, 1), units, strict=True):
-        assert values is not None
-        kernels.scatter(table, values, bits, part)
-    return real
+def _scale_of(unit: PackedSpectrum, values: Tensor) -> Tensor | None:
+    """What one step of the values is; None of gradients, which are no steps."""
+    return unit.scale if values.dtype == torch.int8 else None
 
 
 @lru_cache(maxsize=512)

@@ -1,8 +1,8 @@
 """A stage with batch norm: its statistics need the whole batch, its maps a few images at a time.
 
 Both directions go through the images twice: first for the sums over the batch (mean and variance
-forward, the gradients of gamma and beta backward), then for what the stage gives. Between the two,
-the convolution's maps of the whole batch are kept where they are small; larger ones are made again.
+forward, the gradients of gamma and beta backward), then for what the stage gives. What the first
+time makes is kept for the second one where it is small; what is larger is made again.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ from passband.ops.spectral.stage import (
 from passband.spectrum.packed import PackedSpectrum
 
 KEPT_BYTES = 32 << 20
-"""What the maps of the whole batch may have to be kept between the first time and the second."""
+"""What maps of the whole batch may have to be kept between the first time and the second."""
 
 Finish: TypeAlias = Callable[[Tensor], Tensor]
 """What is done to the normalised maps before they are stored."""
@@ -41,7 +41,9 @@ class NormalisedFunction:
         convolve: Makes maps (b, C, n1, ..) of sources and parameters, of images on their own.
         norm: The batch norm, with the batch's own statistics.
         finish: What is done to the normalised maps before they are stored; None is nothing.
-        kept_bytes: What the maps of the whole batch may have to be kept for a while.
+        kept_bytes: What each of the stage's maps of the whole batch may have to be kept for a
+            while: the convolution's alone, or where they fit together what goes into it and their
+            gradient as well.
     """
 
     convolve: StageFunction
@@ -87,17 +89,15 @@ class _NormalisedStage(torch.autograd.Function):
         for group in sources.groups():
             made = function.convolve(group.dense(), parameters, True)
             moments.append(Moments.of(made))
-            kept.put(made)
+            kept.put([made])
         mean, var = function.norm.take(Moments.joined(moments))
         invstd = (var + function.norm.eps).rsqrt()
         dtype = made.dtype if gamma is None else gamma.dtype
         norm = Normalised(True, mean.to(dtype), invstd.to(dtype), gamma, beta)
         results: list[PackedSpectrum] = []
         for group in sources.groups():
-            known = kept.take()
-            if known is None:
-                known = function.convolve(group.dense(), parameters, True)
-            made = norm.apply(known)
+            known = kept.take() or [function.convolve(group.dense(), parameters, True)]
+            made = norm.apply(known[0])
             if function.finish is not None:
                 made = function.finish(made)
             results += encode(made, group.images, options)
@@ -143,11 +143,14 @@ class _NormalisedStage(torch.autograd.Function):
 
         parts, values, kept = [], 0, _Kept(function.kept_bytes, sources)
         for group in sources.groups():
+            dense = group.dense()
             with ctx.autocast():
-                made = function.convolve(group.dense(), parameters, True)
-            parts.append(norm.reduce(gradient(group, made), made))
+                made = function.convolve(dense, parameters, True)
+            cotangent = gradient(group, made)
+            parts.append(norm.reduce(cotangent, made))
             values += made.numel() // made.shape[1]
-            kept.put(made)
+            kept.put([made, cotangent, *dense])
+            del dense, made, cotangent
         own_sums = add_up(parts)
         over_all, values = function.norm.over_all(own_sums, values)
 
@@ -158,16 +161,16 @@ class _NormalisedStage(torch.autograd.Function):
             known = kept.take()
             dense = [
                 d.detach().requires_grad_(need)
-                for d, need in zip(group.dense(), run_needs(sources, needs), strict=True)
+                for d, need in zip(known[2:] or group.dense(), run_needs(sources, needs), strict=True)
             ]
             with torch.enable_grad(), ctx.autocast():
-                result = function.convolve(dense, leaves, known is None)
-            made = result.detach() if known is None else known
-            cotangent = gradient(group, made)
+                result = function.convolve(dense, leaves, not known)
+            made = known[0] if known else result.detach()
+            cotangent = known[1] if len(known) > 1 else gradient(group, made)
             norm.backward(made, cotangent, over_all, values, None, cotangent)
             inputs = [d for d in dense if d.requires_grad]
             found = torch.autograd.grad(result, [*inputs, *wanted], cotangent, allow_unused=True)
-            del result, made, known, cotangent
+            del known, result, made, cotangent
             for index, grad in enumerate(found[len(inputs) :]):
                 add_gradient(sums, index, grad)
             group.collect(dense, list(found[: len(inputs)]), of_sources)
@@ -186,17 +189,20 @@ class _NormalisedStage(torch.autograd.Function):
 
 
 class _Kept:
-    """The maps of the groups, in their order, where those of the whole batch are small."""
+    """What was made of the groups, in their order, where what it is of the whole batch is small."""
 
     def __init__(self, most: int, sources: Sources) -> None:
         self._most, self._images = most, sum(sources.images)
-        self._maps: list[Tensor] = []
+        self._of_groups: list[list[Tensor]] = []
 
-    def put(self, maps: Tensor) -> None:
-        """Keep those of the next group, if all of them may be kept."""
-        if maps.nbytes // len(maps) * self._images <= self._most:
-            self._maps.append(maps)
+    def put(self, maps: list[Tensor]) -> None:
+        """Keep as much of the next group as may be kept: all, the first, or nothing."""
+        images = maps[0].shape[0]
+        for candidates in (maps, maps[:1]):
+            if sum(m.nbytes for m in candidates) * self._images <= self._most * images:
+                self._of_groups.append(candidates)
+                return
 
-    def take(self) -> Tensor | None:
-        """Those of the next group, which are not kept longer; None where they have to be made."""
-        return self._maps.pop(0) if self._maps else None
+    def take(self) -> list[Tensor]:
+        """What was kept of the next group, and is kept no longer."""
+        return self._of_groups.pop(0) if self._of_groups else []

@@ -7,7 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from passband.ops.conv_block.kernels import apply as kernels_apply
+from passband.ops.conv_block.pooling import Pool
+from passband.ops.conv_block.single import max_pool
 from passband.ops.spectral.resample import low_pass_and_sample
+from passband.ops.tracing import is_evaluated_eagerly
 
 MAP_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
@@ -19,6 +23,9 @@ MAP_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky-relu": F.leaky_relu,
 }
 """Activations of maps, by name: the spectrum is transformed to the map and back around them."""
+
+_NON_DECREASING = ("identity", "relu", "tanh", "elu", "leaky-relu")
+"""The maximum of what they make of numbers is what they make of the maximum."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +56,17 @@ class OnMap:
         return tuple(n // s for n, s in zip(size, self.pool, strict=True))
 
     def __call__(self, maps: Tensor) -> Tensor:  # noqa: D102  # the class says it
-        maps = MAP_ACTIVATIONS[self.activation](maps)
+        activation = MAP_ACTIVATIONS[self.activation]
+        if self.pool_mode == "max" and self.activation in _NON_DECREASING:
+            return activation(self._pooled(maps))  # of fewer numbers
+        return self._pooled(activation(maps))
+
+    def _pooled(self, maps: Tensor) -> Tensor:
         if max(self.pool) == 1:
             return maps
         size = self.size(tuple(maps.shape[2:]))
         if self.pool_mode == "max":
-            pool = F.max_pool1d if len(size) == 1 else F.max_pool2d
-            pooled: Tensor = pool(maps, self.pool)
-            return pooled
+            return self._maxima(maps)
         if self.pool_mode == "average":
             return (
                 F.avg_pool1d(maps, self.pool) if len(size) == 1 else F.avg_pool2d(maps, self.pool)
@@ -67,3 +77,10 @@ class OnMap:
                 maps = maps.index_select(axis, places)
             return maps
         return low_pass_and_sample(maps, size)
+
+    def _maxima(self, maps: Tensor) -> Tensor:
+        window = (*(1,) * (2 - len(self.pool)), *self.pool)
+        pool = Pool("max", (window[0], window[1]), (window[0], window[1]), (0, 0))
+        if is_evaluated_eagerly() and pool.fits and kernels_apply(maps.detach()):
+            return max_pool(maps, pool)  # torch's is several times slower on a CPU
+        return F.max_pool1d(maps, self.pool) if len(self.pool) == 1 else F.max_pool2d(maps, self.pool)

@@ -9,7 +9,7 @@
  *
  * core.c: threads, memory, the small product, folding. transforms.c: maps to spectra and back.
  * filters.c: filters along their rows. product.c: the product over channels, and its gradient.
- * normalise.c: batch norm and activation of a block around a convolution.
+ * normalise.c: batch norm and activation of a block around a convolution. pool.c: its maxima.
  */
 #ifndef PASSBAND_CORE_H
 #define PASSBAND_CORE_H

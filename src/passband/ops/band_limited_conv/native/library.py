@@ -83,6 +83,8 @@ _ARGUMENTS: dict[str, list[Any]] = {
     ],
     "mask": [*[c_void_p] * 3, *[c_int64] * 2, c_float, c_int64],
     "activate": [*[c_void_p] * 3, *[c_int64] * 2, c_float, c_float, c_int64],
+    "maxima": [c_void_p, *[c_int64] * 5, c_void_p, c_void_p, c_int64],
+    "maxima_gradient": [c_void_p, c_void_p, *[c_int64] * 5, c_void_p, c_int64],
 }  # fmt: skip
 
 

@@ -1,5 +1,5 @@
 /* Maps to truncated spectra, and back. A lane is a map: one channel of one image. */
-#include "core.h"
+#include "transforms.h"
 
 #define FLAT 256 /* points of a map that is taken into lanes as a whole */
 
@@ -178,16 +178,6 @@ static void unfold_rows(const axis *ax, index_t lanes, const folded_rows *from,
 
 /* ---- maps to spectra, and back ------------------------------------------------------------------ */
 
-/* Spectra lie frequency by frequency, a row of planes each, or where `spectra` is there as maps do. */
-typedef struct {
-    const maps *maps;
-    index_t planes;
-    const axis *rows, *columns;
-    float *spectrum;
-    index_t spectrum_row; /* numbers from one frequency to the next */
-    const maps *spectra;
-} transform_arguments;
-
 /* Memory of a transform of LANES maps. */
 typedef struct {
     float *first, *second; /* rows of points, or all rows where the map is `flat` */
@@ -197,12 +187,12 @@ typedef struct {
 } transform_memory;
 
 /* Whether the map is taken into lanes as a whole: then no row is too short for a register. */
-static int is_flat(const transform_arguments *t) {
+static int is_flat(const transform *t) {
     return t->maps->column_stride == 1 && t->maps->row_stride == t->columns->points &&
            t->rows->points * t->columns->points <= FLAT;
 }
 
-static transform_memory memory_of(const transform_arguments *t, int whole) {
+static transform_memory memory_of(const transform *t, int whole) {
     const axis *rows = t->rows, *columns = t->columns;
     const index_t points = columns->points * LANES * (is_flat(t) ? rows->points : 1);
     const index_t slots = columns->slots * LANES;
@@ -228,12 +218,12 @@ static void analyze_columns(const axis *ax, index_t lanes, const float *even, co
 }
 
 static void analyze_task(const void *pointer, index_t task) {
-    const transform_arguments *t = pointer;
+    const transform *t = pointer;
     const axis *rows = t->rows, *columns = t->columns;
     const index_t plane = task * LANES, lanes = least(t->planes - plane, LANES);
     const index_t computed = whole_vectors(lanes), width = frequencies(columns);
     const index_t line = width * LANES;
-    const int whole = computed == lanes && !t->spectra;
+    const int whole = computed == lanes && !t->spectra && !t->drain;
     const int in_place = lanes_are_contiguous(t->maps, lanes), flat = !in_place && is_flat(t);
     const transform_memory m = memory_of(t, !whole);
     lane_row first = row_in(m.first), second = row_in(m.second);
@@ -272,6 +262,8 @@ static void analyze_task(const void *pointer, index_t task) {
     }
     if (t->spectra)
         store_rows(t->spectra, plane, lanes, frequencies(rows), width, out);
+    else if (t->drain)
+        t->drain(t->other, plane, lanes, out);
     else if (!whole)
         for (index_t f = 0; f < frequencies(rows) * width; f++)
             memcpy(t->spectrum + f * t->spectrum_row + plane, out + f * LANES,
@@ -287,20 +279,22 @@ static void synthesize_columns(const axis *ax, index_t lanes, const float *spect
 }
 
 static void synthesize_task(const void *pointer, index_t task) {
-    const transform_arguments *t = pointer;
+    const transform *t = pointer;
     const axis *rows = t->rows, *columns = t->columns;
     const index_t plane = task * LANES, lanes = least(t->planes - plane, LANES);
     const index_t computed = whole_vectors(lanes), width = frequencies(columns);
     const index_t line = width * LANES;
     const int in_place = lanes_are_contiguous(t->maps, lanes), flat = !in_place && is_flat(t);
-    const transform_memory m = memory_of(t, t->spectra != NULL);
+    const int whole = t->spectra || t->fill; /* lie in our memory, all frequencies of some planes */
+    const transform_memory m = memory_of(t, whole);
     lane_row first = row_in(m.first), second = row_in(m.second);
 
     if (t->spectra) load_rows(t->spectra, plane, lanes, frequencies(rows), width, m.spectrum);
+    if (t->fill) t->fill(t->other, plane, lanes, m.spectrum);
     for (index_t v = 0; v < width; v++) {
-        const float *from = m.spectrum + (t->spectra ? v * LANES : 0);
-        const index_t next = t->spectra ? line : LANES;
-        if (!t->spectra)
+        const float *from = m.spectrum + (whole ? v * LANES : 0);
+        const index_t next = whole ? line : LANES;
+        if (!whole)
             for (index_t u = 0; u < frequencies(rows); u++)
                 memcpy(m.spectrum + u * LANES,
                        t->spectrum + (u * width + v) * t->spectrum_row + plane,
@@ -334,16 +328,24 @@ static void synthesize_task(const void *pointer, index_t task) {
     if (flat) store_row(t->maps, plane, lanes, 0, rows->points * columns->points, m.first);
 }
 
-EXPORTED void passband_analyze(const maps *from, index_t planes, const axis *rows, const axis *columns,
-                      float *spectrum, index_t spectrum_row, const maps *spectra,
-                      index_t threads) {
-    transform_arguments t = {from, planes, rows, columns, spectrum, spectrum_row, spectra};
-    in_parallel(analyze_task, &t, (planes + LANES - 1) / LANES, threads);
+void analyze(const transform *t, index_t threads) {
+    in_parallel(analyze_task, t, (t->planes + LANES - 1) / LANES, threads);
 }
 
-EXPORTED void passband_synthesize(const maps *to, index_t planes, const axis *rows, const axis *columns,
-                         float *spectrum, index_t spectrum_row, const maps *spectra,
-                         index_t threads) {
-    transform_arguments t = {to, planes, rows, columns, spectrum, spectrum_row, spectra};
-    in_parallel(synthesize_task, &t, (planes + LANES - 1) / LANES, threads);
+void synthesize(const transform *t, index_t threads) {
+    in_parallel(synthesize_task, t, (t->planes + LANES - 1) / LANES, threads);
+}
+
+EXPORTED void passband_analyze(const maps *from, index_t planes, const axis *rows,
+                               const axis *columns, float *spectrum, index_t spectrum_row,
+                               const maps *spectra, index_t threads) {
+    const transform t = {from, planes, rows, columns, spectrum, spectrum_row, spectra};
+    analyze(&t, threads);
+}
+
+EXPORTED void passband_synthesize(const maps *to, index_t planes, const axis *rows,
+                                  const axis *columns, float *spectrum, index_t spectrum_row,
+                                  const maps *spectra, index_t threads) {
+    const transform t = {to, planes, rows, columns, spectrum, spectrum_row, spectra};
+    synthesize(&t, threads);
 }

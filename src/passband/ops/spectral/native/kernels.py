@@ -12,6 +12,7 @@ from torch import Tensor
 
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.ops.band_limited_conv.native import library as transforms
+from passband.ops.band_limited_conv.native.library import LANES, Axis, Maps
 from passband.ops.band_limited_conv.native.memory import empty, is_plain, maps_argument
 from passband.ops.band_limited_conv.native.tables import conv_tables
 from passband.ops.kernel_files import Functions, load_kernels
@@ -64,11 +65,19 @@ class BinsTable:
 
 
 _TABLE = POINTER(_Bins)
+_MAPS = [_TABLE, POINTER(Maps), c_int64, POINTER(Axis), POINTER(Axis)]
 _REAL = [_TABLE, c_void_p, c_int64, c_int64]
 FUNCTIONS: Functions = {
-    "mark": ([*_REAL, c_float, c_void_p, c_void_p, c_int64], c_int64),
-    "gather": ([*_REAL, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None),
-    "scatter": ([*_REAL, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None),
+    "units": ([*_REAL, c_float, c_void_p, c_int64], None),
+    "mark": ([*_REAL, c_float, *[c_void_p] * 3, c_int64], c_int64),
+    "gather": (
+        [*_REAL, c_float, c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None,
+    ),
+    "scatter": ([*_REAL, c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None),
+    "unpack": (
+        [*_MAPS, c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None,
+    ),
+    "pick": ([*_MAPS, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None),
 }
 
 
@@ -92,23 +101,53 @@ def suits(axes: int, *tensors: Tensor | None) -> bool:
 def analyze(maps: Tensor, geometry: ConvGeometry) -> Tensor:
     """Real coefficients (frequencies, B, C) of maps, as `matmul.analyze` gives them."""
     coefficients = empty((_frequencies(geometry), *maps.shape[:2]))
-    _transform("analyze", maps, coefficients, geometry)
+    library = transforms.load_library()
+    assert library is not None, "suits() was not asked"
+    planes = maps.shape[0] * maps.shape[1]
+    library.passband_analyze(
+        maps_argument(maps), planes, *conv_tables(geometry).inputs.pointers,
+        coefficients.data_ptr(), planes, None, torch.get_num_threads(),
+    )  # fmt: skip
     return coefficients
 
 
 def synthesize(coefficients: Tensor, maps: Tensor, geometry: ConvGeometry) -> None:
     """Write the maps (B, C, n1, ..) of real coefficients, as `matmul.analyze_adjoint` has them."""
-    _transform("synthesize", maps, coefficients.contiguous(), geometry)
-
-
-def _transform(name: str, maps: Tensor, coefficients: Tensor, geometry: ConvGeometry) -> None:
     library = transforms.load_library()
     assert library is not None, "suits() was not asked"
     planes = maps.shape[0] * maps.shape[1]
-    getattr(library, f"passband_{name}")(
+    library.passband_synthesize(
         maps_argument(maps), planes, *conv_tables(geometry).inputs.pointers,
-        coefficients.data_ptr(), planes, None, torch.get_num_threads(),
+        coefficients.contiguous().data_ptr(), planes, None, torch.get_num_threads(),
     )  # fmt: skip
+
+
+def unpack(
+    table: BinsTable,
+    values: Tensor,
+    bits: Tensor | None,
+    maps: Tensor,
+    geometry: ConvGeometry,
+    units: Tensor | None = None,
+) -> None:
+    """Write the maps that values make up: `scatter`, then `synthesize`, but for less memory."""
+    values = values.contiguous()
+    _library().passband_unpack(
+        *_maps(table, maps, geometry), _pointer(units), _pointer(bits), values.shape[1],
+        values.data_ptr(), _offsets(table, maps), torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def pick(
+    table: BinsTable, maps: Tensor, bits: Tensor | None, count: int, geometry: ConvGeometry
+) -> Tensor:
+    """The values of maps that bits name: `analyze`, then `gather`, but for less memory."""
+    values = maps.new_empty(2, count)
+    _library().passband_pick(
+        *_maps(table, maps, geometry), _pointer(bits), count, values.data_ptr(),
+        _offsets(table, maps), torch.get_num_threads(),
+    )  # fmt: skip
+    return values
 
 
 def _frequencies(geometry: ConvGeometry) -> int:
@@ -118,41 +157,85 @@ def _frequencies(geometry: ConvGeometry) -> int:
     return count
 
 
-def mark(table: BinsTable, real: Tensor, threshold: float) -> tuple[Tensor, int]:
-    """Bits of the coefficients of at least a magnitude that are not zero, and their number.
+def units(table: BinsTable, real: Tensor, threshold: float) -> Tensor:
+    """The unit of each bin's 8-bit values (bins,), as `passband.spectrum.packed.pack` has it.
 
     Args:
         table: Of the bins.
         real: Real coefficients (frequencies, images, channels), the first axis strided at will.
+        threshold: Coefficients of a smaller magnitude are taken for zero.
+    """
+    found = real.new_empty(table.bins)
+    _library().passband_units(
+        *_real(table, real), _square(threshold), found.data_ptr(), torch.get_num_threads()
+    )
+    return found
+
+
+def mark(
+    table: BinsTable, real: Tensor, threshold: float, units: Tensor | None = None
+) -> tuple[Tensor, int]:
+    """Bits of the coefficients of at least a magnitude that are not zero, and their number.
+
+    Args:
+        table: Of the bins.
+        real: As for `units`.
         threshold: The magnitude.
+        units: Where values are stored in 8 bits: then those bits count.
     """
     lanes = real[0].numel()
     bits = torch.empty((table.bins * lanes + 7) // 8, dtype=torch.uint8)
-    # squared in single precision, as the other implementation compares
-    least = float(np.float32(threshold * threshold))
     count = _library().passband_mark(
-        *_real(table, real), least, bits.data_ptr(), _offsets(table), torch.get_num_threads()
-    )
+        *_real(table, real), _square(threshold), _pointer(units), bits.data_ptr(),
+        _offsets(table), torch.get_num_threads(),
+    )  # fmt: skip
     return bits, count
 
 
-def gather(table: BinsTable, real: Tensor, bits: Tensor | None, count: int) -> Tensor:
-    """The values (2, count) of the coefficients that the bits name."""
-    values = real.new_empty(2, count)
+def gather(
+    table: BinsTable,
+    real: Tensor,
+    bits: Tensor | None,
+    count: int,
+    units: Tensor | None = None,
+    threshold: float = 0.0,
+) -> Tensor:
+    """The values (2, count) of the coefficients that the bits name.
+
+    Args:
+        table: Of the bins.
+        real: As for `units`.
+        bits: Of those that are kept; None: all are.
+        count: How many.
+        units: Where values are stored in 8 bits; then those below the threshold are zero.
+        threshold: The magnitude.
+    """
+    values = real.new_empty(2, count, dtype=real.dtype if units is None else torch.int8)
     _library().passband_gather(
-        *_real(table, real), _pointer(bits), count, values.data_ptr(), _offsets(table),
-        torch.get_num_threads(),
+        *_real(table, real), _square(threshold), _pointer(units), _pointer(bits), count,
+        values.data_ptr(), _offsets(table), torch.get_num_threads(),
     )  # fmt: skip
     return values
 
 
-def scatter(table: BinsTable, values: Tensor, bits: Tensor | None, real: Tensor) -> None:
+def scatter(
+    table: BinsTable,
+    values: Tensor,
+    bits: Tensor | None,
+    real: Tensor,
+    units: Tensor | None = None,
+) -> None:
     """Write the real coefficients that the values make up: the adjoint of `gather`."""
     values = values.contiguous()
     _library().passband_scatter(
-        *_real(table, real), _pointer(bits), values.shape[1], values.data_ptr(), _offsets(table),
-        torch.get_num_threads(),
+        *_real(table, real), _pointer(units), _pointer(bits), values.shape[1], values.data_ptr(),
+        _offsets(table), torch.get_num_threads(),
     )  # fmt: skip
+
+
+def _square(threshold: float) -> float:
+    """Of a magnitude, in single precision, as the other implementation compares."""
+    return float(np.float32(threshold * threshold))
 
 
 def _library() -> ctypes.CDLL:
@@ -165,10 +248,17 @@ def _real(table: BinsTable, real: Tensor) -> tuple[object, int, int, int]:
     return ctypes.byref(table.structure), real.data_ptr(), real[0].numel(), real.stride(0)
 
 
+def _maps(table: BinsTable, maps: Tensor, geometry: ConvGeometry) -> tuple[object, ...]:
+    planes = maps.shape[0] * maps.shape[1]
+    axes = conv_tables(geometry).inputs.pointers
+    return ctypes.byref(table.structure), maps_argument(maps), planes, *axes
+
+
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _offsets(table: BinsTable) -> ctypes.Array[c_int64]:
-    """Working memory: values before those of each bin."""
-    return (c_int64 * table.bins)()
+def _offsets(table: BinsTable, maps: Tensor | None = None) -> ctypes.Array[c_int64]:
+    """Working memory: values before those of each bin, or of each block of the maps' lanes."""
+    blocks = 1 if maps is None else -(-maps.shape[0] * maps.shape[1] // LANES)
+    return (c_int64 * (table.bins * blocks))()

@@ -6,9 +6,9 @@
  * ones. A complex one, a bin, is made of at most four real ones: its real part of two and its
  * imaginary part of two. Bits and values come bin after bin, lane after lane.
  */
-#include "core.h"
+#include "transforms.h"
 
-#define BLOCK 64      /* lanes at a time */
+#define BLOCK LANES   /* lanes at a time */
 #define CHUNK_BINS 8  /* bins of a task: bits of other tasks are in other bytes */
 
 typedef struct {
@@ -25,10 +25,11 @@ typedef struct {
     const bins_table *table;
     float *real;   /* the first number of the first real coefficient */
     index_t lanes, stride, count; /* count: values of each part */
-    float *values; /* (2, count) */
+    void *values; /* (2, count): floats, or with units 8-bit numbers */
     uint8_t *bits; /* NULL: everything is kept */
-    index_t *offsets; /* (bins): values before those of a bin */
+    index_t *offsets; /* values before those of a bin (bins), or of its blocks (bins, blocks) */
     float least;   /* squared magnitude that is kept; 0: all but zeros are */
+    float *units;  /* (bins): what one step of a bin's 8-bit values is; NULL: they are floats */
 } job;
 
 /* The 64 bits from a place on, as far as `end` bytes go. */
@@ -52,13 +53,13 @@ INLINE uint64_t kept_bits(const job *j, index_t bin, index_t lane, index_t count
     return bits_from(j->bits, bin * j->lanes + lane, end) & first_bits(count);
 }
 
-/* A bin's parts, for `count` lanes. */
-INLINE void make_bin(const job *j, index_t bin, index_t lane, index_t count, float *restrict re,
-                     float *restrict im) {
+/* A bin's parts, of `count` lanes whose real coefficients are `stride` apart. */
+INLINE void bin_of(const job *j, index_t bin, const float *from, index_t stride, index_t count,
+                   float *restrict re, float *restrict im) {
     const int32_t *rows = j->table->rows + 4 * bin;
-    const float *w = j->table->weights + 4 * bin, *from = j->real + lane;
-    const float *a = from + rows[0] * j->stride, *b = from + rows[1] * j->stride;
-    const float *c = from + rows[2] * j->stride, *d = from + rows[3] * j->stride;
+    const float *w = j->table->weights + 4 * bin;
+    const float *a = from + rows[0] * stride, *b = from + rows[1] * stride;
+    const float *c = from + rows[2] * stride, *d = from + rows[3] * stride;
     if (rows[0] == rows[1] && rows[2] == rows[3]) { /* one term each */
         for (index_t i = 0; i < count; i++) re[i] = w[0] * a[i];
         for (index_t i = 0; i < count; i++) im[i] = w[2] * c[i];
@@ -66,6 +67,48 @@ INLINE void make_bin(const job *j, index_t bin, index_t lane, index_t count, flo
     }
     for (index_t i = 0; i < count; i++) re[i] = w[0] * a[i] + w[1] * b[i];
     for (index_t i = 0; i < count; i++) im[i] = w[2] * c[i] + w[3] * d[i];
+}
+
+INLINE void make_bin(const job *j, index_t bin, index_t lane, index_t count, float *re, float *im) {
+    bin_of(j, bin, j->real + lane, j->stride, count, re, im);
+}
+
+/* Zero the parts of what is smaller than the least magnitude. */
+INLINE void drop_small(const job *j, index_t count, float *restrict re, float *restrict im) {
+    for (index_t i = 0; i < count; i++) {
+        const int dropped = re[i] * re[i] + im[i] * im[i] < j->least;
+        re[i] = dropped ? 0 : re[i];
+        im[i] = dropped ? 0 : im[i];
+    }
+}
+
+/* How many steps a part is, to the nearest, of two the even one; the least unit is no zero. */
+INLINE void to_steps(const job *j, index_t bin, index_t count, float *part) {
+    const float least_unit = 1.17549435e-38f, unit = j->units[bin], magic = 12582912; /* 1.5 * 2^23 */
+    const float divisor = unit < least_unit ? least_unit : unit;
+    for (index_t i = 0; i < count; i++) part[i] = (part[i] / divisor + magic) - magic;
+}
+
+static void units_chunk(const void *arguments, index_t task) {
+    const job *j = arguments;
+    const index_t last = least(j->table->bins, (task + 1) * CHUNK_BINS);
+    for (index_t bin = task * CHUNK_BINS; bin < last; bin++) {
+        float most[BLOCK] = {0}, largest = 0, bad = 0;
+        for (index_t lane = 0; lane < j->lanes; lane += BLOCK) {
+            const index_t count = least(BLOCK, j->lanes - lane);
+            float re[BLOCK], im[BLOCK];
+            make_bin(j, bin, lane, count, re, im);
+            drop_small(j, count, re, im);
+            for (index_t i = 0; i < count; i++) {
+                const float a = __builtin_fabsf(re[i]), b = __builtin_fabsf(im[i]);
+                const float larger = a > b ? a : b;
+                most[i] = larger > most[i] ? larger : most[i];
+                bad += 0 * (a + b); /* what is not a finite number makes it not a number */
+            }
+        }
+        for (index_t i = 0; i < BLOCK; i++) largest = most[i] > largest ? most[i] : largest;
+        j->units[bin] = largest / 127 + bad;
+    }
 }
 
 static void mark_chunk(const void *arguments, index_t task) {
@@ -81,8 +124,13 @@ static void mark_chunk(const void *arguments, index_t task) {
             float re[BLOCK], im[BLOCK];
             uint8_t flags[BLOCK] = {0};
             make_bin(j, bin, lane, count, re, im);
+            if (j->units) {
+                drop_small(j, count, re, im);
+                to_steps(j, bin, count, re);
+                to_steps(j, bin, count, im);
+            }
             /* what is not a number is kept */
-            if (j->least > 0)
+            if (j->least > 0 && !j->units)
                 for (index_t i = 0; i < count; i++)
                     flags[i] = !(re[i] * re[i] + im[i] * im[i] < j->least);
             else
@@ -131,29 +179,63 @@ static void count_values(const job *j) {
     add_up(j->offsets, j->table->bins);
 }
 
+/* Values of some lanes of a bin, of which `count` are kept, to where they belong. */
+INLINE void put_values(const job *j, index_t bin, index_t at, index_t count, float *re,
+                       float *im) {
+    if (!j->units) {
+        float *to = (float *)j->values + at;
+        memcpy(to, re, (size_t)count * sizeof(float));
+        memcpy(to + j->count, im, (size_t)count * sizeof(float));
+        return;
+    }
+    int8_t *to = (int8_t *)j->values + at;
+    to_steps(j, bin, count, re);
+    to_steps(j, bin, count, im);
+    for (index_t i = 0; i < count; i++) to[i] = (int8_t)(int32_t)re[i];
+    for (index_t i = 0; i < count; i++) to[j->count + i] = (int8_t)(int32_t)im[i];
+}
+
+/* The same back. */
+INLINE void take_values(const job *j, index_t bin, index_t at, index_t count, float *restrict re,
+                        float *restrict im) {
+    if (!j->units) {
+        const float *from = (const float *)j->values + at;
+        memcpy(re, from, (size_t)count * sizeof(float));
+        memcpy(im, from + j->count, (size_t)count * sizeof(float));
+        return;
+    }
+    const int8_t *from = (const int8_t *)j->values + at;
+    const float unit = j->units[bin];
+    for (index_t i = 0; i < count; i++) re[i] = unit * from[i];
+    for (index_t i = 0; i < count; i++) im[i] = unit * from[j->count + i];
+}
+
+/* Put what is kept of some lanes of a bin where it belongs; returns how many that are. */
+INLINE index_t gather_lanes(const job *j, index_t bin, const float *from, index_t stride,
+                            uint64_t kept, index_t count, index_t at) {
+    float re[BLOCK], im[BLOCK];
+    if (!kept) return 0;
+    bin_of(j, bin, from, stride, count, re, im);
+    if (j->units) drop_small(j, count, re, im);
+    if (kept != first_bits(count)) /* those that are kept move to the front */
+        for (count = 0; kept; kept &= kept - 1, count++) {
+            const int i = __builtin_ctzll(kept);
+            re[count] = re[i];
+            im[count] = im[i];
+        }
+    put_values(j, bin, at, count, re, im);
+    return count;
+}
+
 static void gather_chunk(const void *arguments, index_t task) {
     const job *j = arguments;
     const index_t last = least(j->table->bins, (task + 1) * CHUNK_BINS);
     for (index_t bin = task * CHUNK_BINS; bin < last; bin++) {
-        float *re_to = j->values + j->offsets[bin], *im_to = re_to + j->count;
+        index_t at = j->offsets[bin];
         for (index_t lane = 0; lane < j->lanes; lane += BLOCK) {
             const index_t count = least(BLOCK, j->lanes - lane);
-            uint64_t kept = kept_bits(j, bin, lane, count);
-            float re[BLOCK], im[BLOCK];
-            if (!kept) continue;
-            make_bin(j, bin, lane, count, re, im);
-            if (kept == first_bits(count)) {
-                memcpy(re_to, re, (size_t)count * sizeof(float));
-                memcpy(im_to, im, (size_t)count * sizeof(float));
-                re_to += count;
-                im_to += count;
-                continue;
-            }
-            for (; kept; kept &= kept - 1) {
-                const int i = __builtin_ctzll(kept);
-                *re_to++ = re[i];
-                *im_to++ = im[i];
-            }
+            const uint64_t kept = kept_bits(j, bin, lane, count);
+            at += gather_lanes(j, bin, j->real + lane, j->stride, kept, count, at);
         }
     }
 }
@@ -163,79 +245,153 @@ INLINE void add_scaled(index_t count, float w, const float *restrict from, float
     for (index_t i = 0; i < count; i++) to[i] += w * from[i];
 }
 
-static void scatter_group(const void *arguments, index_t group) {
-    const job *j = arguments;
+/* Write the real coefficients of some lanes of a group's bins, `stride` apart, from the values from
+ * `at` on; moves on by what is taken. */
+INLINE void scatter_lanes(const job *j, index_t group, index_t lane, index_t count, index_t at[2],
+                          float *to, index_t stride) {
     const bins_table *table = j->table;
     const int32_t *bins = table->group_bins + 2 * group, *rows = table->group_rows + 4 * group;
     const int32_t *places = table->group_places + 8 * group;
-    index_t done[2];
-    for (int b = 0; b < 2; b++) done[b] = bins[b] < 0 ? 0 : j->offsets[bins[b]];
-    for (index_t lane = 0; lane < j->lanes; lane += BLOCK) {
-        const index_t count = least(BLOCK, j->lanes - lane);
-        uint64_t both[2] = {0, 0};
-        for (int b = 0; b < 2 && bins[b] >= 0; b++) both[b] = kept_bits(j, bins[b], lane, count);
-        if (!(both[0] | both[1])) {
-            for (int r = 0; r < 4 && rows[r] >= 0; r++)
-                memset(j->real + rows[r] * j->stride + lane, 0, (size_t)count * sizeof(float));
-            continue;
-        }
-        float sums[4][BLOCK] = {{0}};
-        for (int b = 0; b < 2; b++) {
-            uint64_t kept = both[b];
-            if (!kept) continue;
-            const float *w = table->weights + 4 * bins[b];
-            const int32_t *place = places + 4 * b;
-            const float *re_from = j->values + done[b], *im_from = re_from + j->count;
-            float re[BLOCK] = {0}, im[BLOCK] = {0};
-            done[b] += __builtin_popcountll(kept);
-            if (kept == first_bits(count)) {
-                memcpy(re, re_from, (size_t)count * sizeof(float));
-                memcpy(im, im_from, (size_t)count * sizeof(float));
-            } else {
-                for (; kept; kept &= kept - 1) {
-                    const int i = __builtin_ctzll(kept);
-                    re[i] = *re_from++;
-                    im[i] = *im_from++;
-                }
-            }
-            add_scaled(BLOCK, w[0], re, sums[place[0]]);
-            if (place[1] != place[0]) add_scaled(BLOCK, w[1], re, sums[place[1]]);
-            add_scaled(BLOCK, w[2], im, sums[place[2]]);
-            if (place[3] != place[2]) add_scaled(BLOCK, w[3], im, sums[place[3]]);
-        }
+    uint64_t both[2] = {0, 0};
+    for (int b = 0; b < 2 && bins[b] >= 0; b++) both[b] = kept_bits(j, bins[b], lane, count);
+    if (!(both[0] | both[1])) {
         for (int r = 0; r < 4 && rows[r] >= 0; r++)
-            memcpy(j->real + rows[r] * j->stride + lane, sums[r], (size_t)count * sizeof(float));
+            memset(to + rows[r] * stride, 0, (size_t)count * sizeof(float));
+        return;
     }
+    float sums[4][BLOCK] = {{0}};
+    for (int b = 0; b < 2; b++) {
+        uint64_t kept = both[b];
+        if (!kept) continue;
+        const float *w = table->weights + 4 * bins[b];
+        const int32_t *place = places + 4 * b;
+        float re[BLOCK] = {0}, im[BLOCK] = {0};
+        const index_t own = __builtin_popcountll(kept);
+        if (kept == first_bits(count)) {
+            take_values(j, bins[b], at[b], own, re, im);
+        } else {
+            float re_from[BLOCK], im_from[BLOCK];
+            take_values(j, bins[b], at[b], own, re_from, im_from);
+            for (int n = 0; kept; kept &= kept - 1, n++) {
+                const int i = __builtin_ctzll(kept);
+                re[i] = re_from[n];
+                im[i] = im_from[n];
+            }
+        }
+        at[b] += own;
+        add_scaled(BLOCK, w[0], re, sums[place[0]]);
+        if (place[1] != place[0]) add_scaled(BLOCK, w[1], re, sums[place[1]]);
+        add_scaled(BLOCK, w[2], im, sums[place[2]]);
+        if (place[3] != place[2]) add_scaled(BLOCK, w[3], im, sums[place[3]]);
+    }
+    for (int r = 0; r < 4 && rows[r] >= 0; r++)
+        memcpy(to + rows[r] * stride, sums[r], (size_t)count * sizeof(float));
+}
+
+static void scatter_group(const void *arguments, index_t group) {
+    const job *j = arguments;
+    const int32_t *bins = j->table->group_bins + 2 * group;
+    index_t at[2];
+    for (int b = 0; b < 2; b++) at[b] = bins[b] < 0 ? 0 : j->offsets[bins[b]];
+    for (index_t lane = 0; lane < j->lanes; lane += BLOCK)
+        scatter_lanes(j, group, lane, least(BLOCK, j->lanes - lane), at, j->real + lane,
+                      j->stride);
+}
+
+/* ---- with the transform, a block of lanes after the other ---------------------------------------- */
+
+INLINE index_t blocks(const job *j) { return (j->lanes + BLOCK - 1) / BLOCK; }
+
+/* Values before those of each block of each bin. */
+static void count_blocks(const job *j) {
+    index_t sum = 0, *to = j->offsets;
+    for (index_t bin = 0; bin < j->table->bins; bin++)
+        for (index_t lane = 0; lane < j->lanes; lane += BLOCK) {
+            *to++ = sum;
+            sum += __builtin_popcountll(kept_bits(j, bin, lane, least(BLOCK, j->lanes - lane)));
+        }
+}
+
+static void scatter_block(const void *other, index_t lane, index_t count, float *to) {
+    const job *j = other;
+    for (index_t group = 0; group < j->table->groups; group++) {
+        const int32_t *bins = j->table->group_bins + 2 * group;
+        index_t at[2];
+        for (int b = 0; b < 2; b++)
+            at[b] = bins[b] < 0 ? 0 : j->offsets[bins[b] * blocks(j) + lane / BLOCK];
+        scatter_lanes(j, group, lane, count, at, to, LANES);
+    }
+}
+
+static void gather_block(const void *other, index_t lane, index_t count, float *from) {
+    const job *j = other;
+    for (index_t bin = 0; bin < j->table->bins; bin++)
+        gather_lanes(j, bin, from, LANES, kept_bits(j, bin, lane, count), count,
+                     j->offsets[bin * blocks(j) + lane / BLOCK]);
 }
 
 INLINE index_t chunks(const bins_table *table) {
     return (table->bins + CHUNK_BINS - 1) / CHUNK_BINS;
 }
 
-/* Which coefficients have a squared magnitude of `least` or more, or where that is 0, are not zero:
- * their bits. Returns how many. */
+/* The unit of each bin's 8-bit values: the largest part of those coefficients that have a squared
+ * magnitude of `least_square` is 127 of them. */
+EXPORTED void passband_units(const bins_table *table, const float *real, index_t lanes,
+                             index_t stride, float least_square, float *units, index_t threads) {
+    const job j = {table, (float *)real, lanes, stride, 0, NULL, NULL, NULL, least_square, units};
+    in_parallel(units_chunk, &j, chunks(table), threads);
+}
+
+/* Which coefficients have a squared magnitude of `least_square` or more, or where that is 0, are not
+ * zero; with units, of which the 8-bit values are not: their bits. Returns how many. */
 EXPORTED index_t passband_mark(const bins_table *table, const float *real, index_t lanes,
-                               index_t stride, float least_square, uint8_t *bits,
+                               index_t stride, float least_square, float *units, uint8_t *bits,
                                index_t *offsets, index_t threads) {
-    const job j = {table, (float *)real, lanes, stride, 0, NULL, bits, offsets, least_square};
+    const job j = {table, (float *)real, lanes, stride, 0, NULL, bits, offsets, least_square, units};
     in_parallel(mark_chunk, &j, chunks(table), threads);
     return add_up(offsets, table->bins);
 }
 
-/* The values of the coefficients that the bits name. */
+/* The values of the coefficients that the bits name; with units, 8-bit ones. */
 EXPORTED void passband_gather(const bins_table *table, const float *real, index_t lanes,
-                              index_t stride, const uint8_t *bits, index_t count, float *values,
-                              index_t *offsets, index_t threads) {
-    const job j = {table, (float *)real, lanes, stride, count, values, (uint8_t *)bits, offsets, 0};
+                              index_t stride, float least_square, float *units,
+                              const uint8_t *bits, index_t count, void *values, index_t *offsets,
+                              index_t threads) {
+    const job j = {table,           (float *)real, lanes,        stride, count, values,
+                   (uint8_t *)bits, offsets,       least_square, units};
     count_values(&j);
     in_parallel(gather_chunk, &j, chunks(table), threads);
 }
 
 /* The real coefficients of such values, the others being zero: the adjoint of gather. */
 EXPORTED void passband_scatter(const bins_table *table, float *real, index_t lanes, index_t stride,
-                               const uint8_t *bits, index_t count, const float *values,
-                               index_t *offsets, index_t threads) {
-    const job j = {table, real, lanes, stride, count, (float *)values, (uint8_t *)bits, offsets, 0};
+                               const float *units, const uint8_t *bits, index_t count,
+                               const void *values, index_t *offsets, index_t threads) {
+    const job j = {table,           real,    lanes, stride,        count, (void *)values,
+                   (uint8_t *)bits, offsets, 0,     (float *)units};
     count_values(&j);
     in_parallel(scatter_group, &j, table->groups, threads);
+}
+
+/* The maps that values make up, `units` and `bits` as above: scatter and synthesis. `offsets` is
+ * working memory: (bins, blocks of LANES lanes). */
+EXPORTED void passband_unpack(const bins_table *table, const maps *to, index_t lanes,
+                              const axis *rows, const axis *columns, const float *units,
+                              const uint8_t *bits, index_t count, const void *values,
+                              index_t *offsets, index_t threads) {
+    const job j = {table,           NULL,    lanes, 0,             count, (void *)values,
+                   (uint8_t *)bits, offsets, 0,     (float *)units};
+    const transform t = {to, lanes, rows, columns, .fill = scatter_block, .other = &j};
+    count_blocks(&j);
+    synthesize(&t, threads);
+}
+
+/* The values of maps that the bits name: analysis and gather. */
+EXPORTED void passband_pick(const bins_table *table, const maps *from, index_t lanes,
+                            const axis *rows, const axis *columns, const uint8_t *bits,
+                            index_t count, float *values, index_t *offsets, index_t threads) {
+    const job j = {table, NULL, lanes, 0, count, values, (uint8_t *)bits, offsets, 0, NULL};
+    const transform t = {from, lanes, rows, columns, .drain = gather_block, .other = &j};
+    count_blocks(&j);
+    analyze(&t, threads);
 }
