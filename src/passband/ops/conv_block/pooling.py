@@ -50,8 +50,8 @@ class Pool:
             averages = F.avg_pool2d(rows, *self._of_average)
             return averages.squeeze(2) if maps.dim() == 3 else averages, None
         if self._by_kernels(rows):
-            pooled, place = kernels.maxima(rows, self.kernel)
-            return (pooled.squeeze(2) if maps.dim() == 3 else pooled), place
+            maxima, places = kernels.maxima(rows, self.kernel)
+            return (maxima.squeeze(2) if maps.dim() == 3 else maxima), places
         # a part at a time, because 64-bit indices need much memory
         images = max(_PART_BYTES * len(rows) // max(rows.nbytes, 1), 1)
         pooled = place = None

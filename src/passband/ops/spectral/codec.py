@@ -5,6 +5,7 @@ step, for which there are compiled kernels. Both ways are linear, but for the ch
 coefficients that are kept, so their gradients need nothing but the bits of that choice.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -152,14 +153,89 @@ class Maps:
             for part, unit in zip(parts, units, strict=True)
         ]
 
-    def _written(self, table: kernels.BinsTable, units: Sequence[Kept]) -> Tensor:
+    @property
+    def is_whole(self) -> bool:
+        """Whether the spectra are those of the maps and nothing around them, all of them."""
+        return self.frame.padding == ((0, 0),) * len(self.frame.size) and self.frame.band.is_full
+
+    def products(
+        self, units: Sequence[Kept], stored: Sequence[PackedSpectrum]
+    ) -> tuple[Tensor, Tensor]:
+        """Of each channel, sums over images and points: of gradient times stored map, and gradient.
+
+        Where `is_whole`. Of what was not stored, the gradient is zero, so that nothing is missing.
+
+        Args:
+            units: Gradients, as for `encode_adjoint`.
+            stored: The units themselves.
+        """
+        points = math.sqrt(math.prod(self.frame.grid))
+        channels = stored[0].shape[3]
+        device = stored[0].values.device
+        sums = torch.zeros(2, channels, dtype=torch.float64, device=device)
+        for (unit, bits, grad), own in zip(units, stored, strict=True):
+            if grad is None:
+                continue
+            if self._by_kernels(grad):
+                zeros = grad.new_zeros(channels)
+                mix = self._mixture(own, zeros, zeros, zeros)
+                sums += kernels.products(self.frame.analysis_table, grad, bits, unit.shape[2], mix)
+                continue
+            dense = scatter(grad, bits, unit.shape)
+            sums[0] += (dense * unpack(own)).sum((0, 1, 2))
+            sums[1] += dense[0, 0].sum(0)
+        return sums[0], sums[1] * points
+
+    def encode_adjoint_with(
+        self,
+        units: Sequence[Kept],
+        stored: Sequence[PackedSpectrum],
+        first: Tensor,
+        second: Tensor,
+        constant: Tensor,
+    ) -> Tensor:
+        """Maps ``first g + second x + constant``, with a number per channel of each.
+
+        Args:
+            units: Gradients: g is what `encode_adjoint` makes of them.
+            stored: The units themselves: x is what `decode` makes of them.
+            first: (C,).
+            second: (C,).
+            constant: (C,).
+        """
+        grads = [grad for _, _, grad in units]
+        if any(grad is None for grad in grads) or not self._by_kernels(*grads):
+            shape = (1, -1, *[1] * len(self.frame.size))
+            maps = self.encode_adjoint(units, stored[0].values.device).mul_(first.view(shape))
+            return maps.addcmul_(self.decode(stored), second.view(shape)).add_(constant.view(shape))
+        mean = constant * math.sqrt(math.prod(self.frame.grid))
+        numbers = [number.float().contiguous() for number in (first, second, mean)]
+        mixtures = [self._mixture(own, *numbers) for own in stored]
+        return self._written(self.frame.analysis_table, units, mixtures)
+
+    def _mixture(
+        self, stored: PackedSpectrum, first: Tensor, second: Tensor, constant: Tensor
+    ) -> kernels.Mixture:
+        values = stored.values if stored.scale is not None else stored.values.float()
+        ratio = self.frame.synthesis_by_analysis
+        return kernels.Mixture(values, stored.scale, ratio, first, second, constant)
+
+    def _written(
+        self,
+        table: kernels.BinsTable,
+        units: Sequence[Kept],
+        mixtures: Sequence[kernels.Mixture | None] | None = None,
+    ) -> Tensor:
         """The maps that values of complex coefficients make up."""
         images = [unit.shape[2] for unit, _, _ in units]
         maps = empty((sum(images), units[0][0].shape[3], *self.frame.size), self.layout)
-        for part, (unit, bits, values) in zip(torch.split(maps, images), units, strict=True):
+        parts = torch.split(maps, images)
+        for part, (unit, bits, values), mix in zip(
+            parts, units, mixtures or (None,) * len(parts), strict=True
+        ):
             assert values is not None
             scale = _scale_of(unit, values)
-            kernels.unpack(table, values, bits, part, self.frame.geometry, scale)
+            kernels.unpack(table, values, bits, part, self.frame.geometry, scale, mix)
         return maps
 
     def _by_kernels(self, *tensors: Tensor | None) -> bool:

@@ -113,6 +113,11 @@ class Frame:
         """How the kernels make real coefficients of those that `to_map` is given."""
         return _tables(self.band)[1]
 
+    @property
+    def synthesis_by_analysis(self) -> Tensor:
+        """(bins,): `to_map` of a spectrum is `from_map_adjoint` of it times these."""
+        return _synthesis_by_analysis(self.band)
+
     def _pack(self, coefficients: Tensor) -> Tensor:
         real, imag = hermitian_packing(self.band, coefficients.dtype, coefficients.device).pack(
             coefficients
@@ -167,6 +172,12 @@ def _tables(band: Band) -> tuple[BinsTable, BinsTable]:
     rows, weights = hermitian_packing(band, torch.float64).terms()
     own = _orthonormal_weights(band, torch.float64, torch.device("cpu")).view(-1, 1).numpy()
     return BinsTable(rows, weights * own), BinsTable(rows, weights / own)
+
+
+@lru_cache(maxsize=512)
+def _synthesis_by_analysis(band: Band) -> Tensor:
+    weights = _orthonormal_weights(band, torch.float32, torch.device("cpu"))
+    return weights.flatten().square().reciprocal()
 
 
 @cached_constant

@@ -1,19 +1,38 @@
 """A stage with batch norm: its statistics need the whole batch, its maps a few images at a time.
 
-Both directions go through the images twice: first for the sums over the batch (mean and variance
-forward, the gradients of gamma and beta backward), then for what the stage gives. What the first
-time makes is kept for the second one where it is small; what is larger is made again.
+Forward it goes through the images twice: first for mean and variance, then for what it gives. What
+the first time makes is kept for the second one where it is small; what is larger is made again.
+
+Backward it needs sums over the batch as well (the gradients of gamma and beta), and the normalised
+maps. Where the stored spectra are those of the normalised maps themselves, both come from there:
+
+    x = (y - beta) / gamma,    sum(grad y) = <G, Y>    (Parseval; G is zero where Y is not stored)
+
+with Y the stored spectrum and G its gradient, so that nothing is convolved again. The sums are
+exact; x is the map that the threshold has left, as everywhere in the backward pass. Where gamma of
+a channel is too small for that, or more is done before the spectrum is stored, the backward pass
+goes through the images twice too, and convolves.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from passband.ops.conv_block.normalisation import Moments, Normalised, NormCall, add_up
-from passband.ops.spectral.sources import Group, Sources, StageOptions, bare, run_needs
+from passband.ops.conv_block.normalisation import Moments, Normalised, NormCall, Sums, add_up
+from passband.ops.spectral.codec import Maps
+from passband.ops.spectral.sources import (
+    Group,
+    Sources,
+    StageOptions,
+    bare,
+    dressed,
+    run_needs,
+    unit_tensors,
+)
 from passband.ops.spectral.stage import (
     Source,
     StageFunction,
@@ -25,6 +44,10 @@ from passband.ops.spectral.stage import (
     placeholder,
 )
 from passband.spectrum.packed import PackedSpectrum
+
+LEAST_GAMMA = {"float32": 2.0**-14, "bfloat16": 2.0**-5, "int8": 2.0**-4}
+"""How small gamma may be beside the largest gamma and beta for the map to be known by what is
+stored: the error of what is stored, by this, should be small."""
 
 KEPT_BYTES = 32 << 20
 """What maps of the whole batch may have to be kept between the first time and the second."""
@@ -101,9 +124,10 @@ class _NormalisedStage(torch.autograd.Function):
             if function.finish is not None:
                 made = function.finish(made)
             results += encode(made, group.images, options)
-        bits = [unit.bits for unit in results]
         own = (norm.mean, norm.invstd, gamma, beta)
-        ctx.save_for_backward(*sources.tensors(), *bits, *own, *given, *parameters)
+        ctx.by_result = function.finish is None and _tells_maps(options)
+        of_results = unit_tensors(results) if ctx.by_result else [unit.bits for unit in results]
+        ctx.save_for_backward(*sources.tensors(), *of_results, *own, *given, *parameters)
         ctx.function, ctx.options, ctx.counts = function, options, (stored, maps)
         ctx.autocast = autocast_state(tensors)
         ctx.sources, ctx.results = sources.without_tensors(), [bare(unit) for unit in results]
@@ -112,80 +136,152 @@ class _NormalisedStage(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, _: Any, *grads: Tensor | None) -> Any:
-        stored, maps = ctx.counts
-        function: NormalisedFunction = ctx.function
         if all(grad is None for grad in grads):
             return (None,) * len(ctx.needs_input_grad)
+        run = _Backward(ctx, grads)
+        of_gamma, of_beta = run.by_result() if run.knows_maps else run.by_images()
+        of_parameters = iter(run.sums)
+        return (
+            *(None,) * 5,
+            None if run.norm.gamma is None else of_gamma,
+            None if run.norm.beta is None else of_beta,
+            *run.sources.placeholder_gradients(run.of_sources),
+            *run.sources.map_gradients(run.of_sources),
+            *(
+                next(of_parameters) if leaf is not None and leaf.requires_grad else None
+                for leaf in run.leaves
+            ),
+        )
+
+
+def _tells_maps(options: StageOptions) -> bool:
+    """Whether what is stored is the spectrum of the maps, but for the threshold."""
+    return isinstance(options.writes, Maps) and options.writes.is_whole
+
+
+class _Backward:
+    """One backward pass; `sums` and `of_sources` become the gradients of parameters and sources."""
+
+    def __init__(self, ctx: Any, grads: Sequence[Tensor | None]) -> None:
+        stored, maps = ctx.counts
+        self.function: NormalisedFunction = ctx.function
+        self.options: StageOptions = ctx.options
+        self.autocast = ctx.autocast
         saved = list(ctx.saved_tensors)
-        sources = ctx.sources.with_tensors(saved)  # takes its own from the front
-        bits = [saved.pop(0) for _ in ctx.results]
+        self.sources: Sources = ctx.sources.with_tensors(saved)  # takes its own from the front
+        if ctx.by_result:
+            self.stored = [dressed(unit, saved) for unit in ctx.results]
+        else:
+            self.stored = [replace(unit, bits=saved.pop(0)) for unit in ctx.results]
+        self.units = [(u, u.bits, g) for u, g in zip(self.stored, grads, strict=True)]
         mean, invstd, gamma, beta = (saved.pop(0) for _ in range(4))
-        norm = Normalised(True, mean, invstd, gamma, beta)
-        sources.maps, parameters = saved[:maps], saved[maps:]
-        needs = ctx.needs_input_grad[7:]
-        leaves = [
+        self.norm = Normalised(True, mean, invstd, gamma, beta)
+        self.knows_maps = ctx.by_result and self._has_large_gamma()
+        self.sources.maps, parameters = saved[:maps], saved[maps:]
+        self.needs = ctx.needs_input_grad[7:]
+        self.leaves = [
             p.detach().requires_grad_(need) if p is not None else None
-            for p, need in zip(parameters, needs[stored + maps :], strict=True)
+            for p, need in zip(parameters, self.needs[stored + maps :], strict=True)
         ]
-        units = list(zip(ctx.results, bits, grads, strict=True))
+        self.wanted = [leaf for leaf in self.leaves if leaf is not None and leaf.requires_grad]
+        self.sums: list[Tensor | None] = [None] * len(self.wanted)
+        self.of_sources: list[list[Tensor | None]] = [[] for _ in self.sources.shapes]
 
-        def gradient(group: Group, made: Tensor) -> Tensor:
-            """Of the normalised maps."""
-            own: Tensor = ctx.options.writes.encode_adjoint(
-                units[group.first : group.last], made.device
-            )
-            if function.finish is None:
-                return own.to(made.dtype)
-            with torch.enable_grad():
-                normalised = norm.apply(made).requires_grad_()
-                finished = function.finish(normalised)
-            return torch.autograd.grad(finished, normalised, own.to(finished.dtype))[0]
+    def by_result(self) -> Sums:
+        """Go through the images once; returns the gradients of gamma and beta."""
+        norm, codec = self.norm, self.options.writes
+        assert isinstance(codec, Maps)
+        gamma = torch.ones_like(norm.mean) if norm.gamma is None else norm.gamma
+        beta = torch.zeros_like(norm.mean) if norm.beta is None else norm.beta
+        products, totals = codec.products(self.units, self.stored)
+        of_gamma = (products - beta * totals) / gamma
+        sums = of_gamma.to(norm.mean.dtype), totals.to(norm.mean.dtype)
+        values = sum(unit.shape[2] for unit in self.stored) * math.prod(codec.frame.size)
+        over_all, values = self.function.norm.over_all(sums, values)
+        # as Normalised.backward has it, with (y - beta) / gamma for (maps - mean) * invstd
+        second = norm.invstd * over_all[0] / -values
+        constant = norm.scale * over_all[1] / -values - second * beta
+        for group in self.sources.groups():
+            own = slice(group.first, group.last)
+            self._through(group, group.dense(), False, lambda _: codec.encode_adjoint_with(
+                self.units[own], self.stored[own], norm.scale, second, constant  # noqa: B023
+            ))  # fmt: skip
+        return sums
 
-        parts, values, kept = [], 0, _Kept(function.kept_bytes, sources)
-        for group in sources.groups():
+    def by_images(self) -> Sums:
+        """Go through the images twice, and convolve; returns the gradients of gamma and beta."""
+        parts, values = [], 0
+        kept = _Kept(self.function.kept_bytes, self.sources)
+        for group in self.sources.groups():
             dense = group.dense()
-            with ctx.autocast():
-                made = function.convolve(dense, parameters, True)
-            cotangent = gradient(group, made)
-            parts.append(norm.reduce(cotangent, made))
+            with self.autocast():
+                made = self.function.convolve(dense, self.leaves, True)
+            cotangent = self._of_normalised(group, made)
+            parts.append(self.norm.reduce(cotangent, made))
             values += made.numel() // made.shape[1]
             kept.put([made, cotangent, *dense])
             del dense, made, cotangent
-        own_sums = add_up(parts)
-        over_all, values = function.norm.over_all(own_sums, values)
-
-        wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
-        sums: list[Tensor | None] = [None] * len(wanted)
-        of_sources: list[list[Tensor | None]] = [[] for _ in sources.shapes]
-        for group in sources.groups():
+        sums = add_up(parts)
+        over_all, values = self.function.norm.over_all(sums, values)
+        for group in self.sources.groups():
             known = kept.take()
-            dense = [
-                d.detach().requires_grad_(need)
-                for d, need in zip(known[2:] or group.dense(), run_needs(sources, needs), strict=True)
-            ]
-            with torch.enable_grad(), ctx.autocast():
-                result = function.convolve(dense, leaves, not known)
-            made = known[0] if known else result.detach()
-            cotangent = known[1] if len(known) > 1 else gradient(group, made)
-            norm.backward(made, cotangent, over_all, values, None, cotangent)
-            inputs = [d for d in dense if d.requires_grad]
-            found = torch.autograd.grad(result, [*inputs, *wanted], cotangent, allow_unused=True)
-            del known, result, made, cotangent
-            for index, grad in enumerate(found[len(inputs) :]):
-                add_gradient(sums, index, grad)
-            group.collect(dense, list(found[: len(inputs)]), of_sources)
-        of_parameters = iter(sums)
-        return (
-            *(None,) * 5,
-            None if gamma is None else own_sums[0],
-            None if beta is None else own_sums[1],
-            *sources.placeholder_gradients(of_sources),
-            *sources.map_gradients(of_sources),
-            *(
-                next(of_parameters) if leaf is not None and leaf.requires_grad else None
-                for leaf in leaves
-            ),
-        )
+
+            def of_maps(made: Tensor, group: Group = group, known: Any = known) -> Tensor:
+                made = known[0] if known else made
+                cotangent = known[1] if len(known) > 1 else self._of_normalised(group, made)
+                self.norm.backward(made, cotangent, over_all, values, None, cotangent)
+                return cotangent
+
+            self._through(group, known[2:] or group.dense(), not known, of_maps)
+        return sums
+
+    def _through(
+        self,
+        group: Group,
+        given: list[Tensor],
+        is_needed: bool,
+        gradient: Callable[[Tensor], Tensor],
+    ) -> None:
+        """The way back through the convolution of a group.
+
+        Args:
+            group: Whose.
+            given: What the convolution reads.
+            is_needed: Whether the convolution's maps are to be made.
+            gradient: Gives the gradient of these maps.
+        """
+        dense = [
+            d.detach().requires_grad_(need)
+            for d, need in zip(given, run_needs(self.sources, self.needs), strict=True)
+        ]
+        with torch.enable_grad(), self.autocast():
+            result = self.function.convolve(dense, self.leaves, is_needed)
+        cotangent = gradient(result.detach()).to(result.dtype)
+        inputs = [d for d in dense if d.requires_grad]
+        found = torch.autograd.grad(result, [*inputs, *self.wanted], cotangent, allow_unused=True)
+        del result, cotangent
+        for index, grad in enumerate(found[len(inputs) :]):
+            add_gradient(self.sums, index, grad)
+        group.collect(dense, list(found[: len(inputs)]), self.of_sources)
+
+    def _of_normalised(self, group: Group, made: Tensor) -> Tensor:
+        """The gradient of the normalised maps, given the convolution's."""
+        units = self.units[group.first : group.last]
+        own = self.options.writes.encode_adjoint(units, made.device)
+        if self.function.finish is None:
+            return own.to(made.dtype)
+        with torch.enable_grad():
+            normalised = self.norm.apply(made).requires_grad_()
+            finished = self.function.finish(normalised)
+        return torch.autograd.grad(finished, normalised, own.to(finished.dtype))[0]
+
+    def _has_large_gamma(self) -> bool:
+        """Whether the normalised maps can be told from what is stored of them."""
+        gamma, beta = self.norm.gamma, self.norm.beta
+        if gamma is None:
+            return True
+        sizes = gamma.abs() if beta is None else torch.maximum(gamma.abs(), beta.abs())
+        return bool(gamma.abs().amin() > LEAST_GAMMA[self.options.storage] * sizes.amax())
 
 
 class _Kept:

@@ -83,4 +83,6 @@ class OnMap:
         pool = Pool("max", (window[0], window[1]), (window[0], window[1]), (0, 0))
         if is_evaluated_eagerly() and pool.fits and kernels_apply(maps.detach()):
             return max_pool(maps, pool)  # torch's is several times slower on a CPU
-        return F.max_pool1d(maps, self.pool) if len(self.pool) == 1 else F.max_pool2d(maps, self.pool)
+        return (
+            F.max_pool1d(maps, self.pool) if len(self.pool) == 1 else F.max_pool2d(maps, self.pool)
+        )

@@ -2,6 +2,7 @@
 
 import ctypes
 from ctypes import POINTER, c_float, c_int64, c_void_p
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from passband.ops.band_limited_conv.native.tables import conv_tables
 from passband.ops.kernel_files import Functions, load_kernels
 
 _FOLDER = Path(__file__).parent
+_CHUNK_BINS = 8  # of packed.c
 
 
 class _Bins(ctypes.Structure):
@@ -32,6 +34,47 @@ class _Bins(ctypes.Structure):
         ("group_rows", c_void_p),
         ("group_places", c_void_p),
     ]
+
+
+class _Mixture(ctypes.Structure):
+    """`mixture` of packed.c."""
+
+    _fields_ = [
+        ("values", c_void_p),
+        ("units", c_void_p),
+        ("ratio", c_void_p),
+        ("first", c_void_p),
+        ("second", c_void_p),
+        ("constant", c_void_p),
+        ("channels", c_int64),
+    ]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What is added to values g of a gradient: of the maps, ``first g + second x + constant``.
+
+    Args:
+        values: Those of x, for the same bits as g's.
+        units: Of them, if they are 8-bit ones.
+        ratio: Of each bin (bins,): from what makes up the map x to what is as g is.
+        first: A factor of each channel.
+        second: Likewise.
+        constant: In each channel the coefficient of frequency zero of what is added.
+    """
+
+    values: Tensor
+    units: Tensor | None
+    ratio: Tensor
+    first: Tensor
+    second: Tensor
+    constant: Tensor
+
+    @property
+    def structure(self) -> _Mixture:
+        """Pointers to the tensors, which have to live on."""
+        tensors = self.values, self.units, self.ratio, self.first, self.second, self.constant
+        return _Mixture(*map(_pointer, tensors), len(self.first))
 
 
 class BinsTable:
@@ -71,11 +114,27 @@ FUNCTIONS: Functions = {
     "units": ([*_REAL, c_float, c_void_p, c_int64], None),
     "mark": ([*_REAL, c_float, *[c_void_p] * 3, c_int64], c_int64),
     "gather": (
-        [*_REAL, c_float, c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None,
+        [*_REAL, c_float, c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int64],
+        None,
     ),
     "scatter": ([*_REAL, c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None),
     "unpack": (
-        [*_MAPS, c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None,
+        [*_MAPS, c_void_p, c_void_p, c_int64, c_void_p, POINTER(_Mixture), c_void_p, c_int64],
+        None,
+    ),
+    "products": (
+        [
+            _TABLE,
+            c_int64,
+            c_void_p,
+            c_int64,
+            c_void_p,
+            POINTER(_Mixture),
+            c_void_p,
+            c_void_p,
+            c_int64,
+        ],
+        None,
     ),
     "pick": ([*_MAPS, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None),
 }
@@ -129,13 +188,40 @@ def unpack(
     maps: Tensor,
     geometry: ConvGeometry,
     units: Tensor | None = None,
+    mix: Mixture | None = None,
 ) -> None:
     """Write the maps that values make up: `scatter`, then `synthesize`, but for less memory."""
     values = values.contiguous()
     _library().passband_unpack(
         *_maps(table, maps, geometry), _pointer(units), _pointer(bits), values.shape[1],
-        values.data_ptr(), _offsets(table, maps), torch.get_num_threads(),
+        values.data_ptr(), None if mix is None else mix.structure, _offsets(table, maps),
+        torch.get_num_threads(),
     )  # fmt: skip
+
+
+def products(
+    table: BinsTable, values: Tensor, bits: Tensor | None, images: int, mix: Mixture
+) -> Tensor:
+    """Sums over images and coefficients (2, C), in float64: of the products g x, and of g's mean.
+
+    The latter are those of frequency zero alone.
+
+    Args:
+        table: Of the bins.
+        values: Of g, (2, count).
+        bits: Of those that are kept; None: all are.
+        images: How many.
+        mix: x, and the channels.
+    """
+    values = values.contiguous()
+    channels = len(mix.first)
+    sums = torch.empty(-(-table.bins // _CHUNK_BINS), 2, channels, dtype=torch.float64)
+    _library().passband_products(
+        ctypes.byref(table.structure), images * channels, _pointer(bits), values.shape[1],
+        values.data_ptr(), mix.structure, sums.data_ptr(), _offsets(table),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return sums.sum(0)
 
 
 def pick(

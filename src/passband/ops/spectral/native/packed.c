@@ -21,6 +21,16 @@ typedef struct {
     const int32_t *group_places; /* (groups, 2, 4): which of the group's rows each of a bin's is */
 } bins_table;
 
+/* What is added to values g: the maps of them and of other values x, of the same bits, make up
+ * first g + second x + constant, with a number per channel of each. */
+typedef struct {
+    const void *values; /* x */
+    const float *units; /* of them */
+    const float *ratio; /* (bins): from x to what is as g is */
+    const float *first, *second, *constant;
+    index_t channels;
+} mixture;
+
 typedef struct {
     const bins_table *table;
     float *real;   /* the first number of the first real coefficient */
@@ -30,7 +40,12 @@ typedef struct {
     index_t *offsets; /* values before those of a bin (bins), or of its blocks (bins, blocks) */
     float least;   /* squared magnitude that is kept; 0: all but zeros are */
     float *units;  /* (bins): what one step of a bin's 8-bit values is; NULL: they are floats */
+    const mixture *mix; /* NULL: nothing is added */
 } job;
+
+INLINE index_t chunks(const bins_table *table) {
+    return (table->bins + CHUNK_BINS - 1) / CHUNK_BINS;
+}
 
 /* The 64 bits from a place on, as far as `end` bytes go. */
 INLINE uint64_t bits_from(const uint8_t *bits, index_t place, index_t end) {
@@ -195,19 +210,37 @@ INLINE void put_values(const job *j, index_t bin, index_t at, index_t count, flo
     for (index_t i = 0; i < count; i++) to[j->count + i] = (int8_t)(int32_t)im[i];
 }
 
-/* The same back. */
-INLINE void take_values(const job *j, index_t bin, index_t at, index_t count, float *restrict re,
-                        float *restrict im) {
-    if (!j->units) {
-        const float *from = (const float *)j->values + at;
+/* The same back, of `total` values. */
+INLINE void take_values(const void *values, const float *units, index_t total, index_t bin,
+                        index_t at, index_t count, float *restrict re, float *restrict im) {
+    if (!units) {
+        const float *from = (const float *)values + at;
         memcpy(re, from, (size_t)count * sizeof(float));
-        memcpy(im, from + j->count, (size_t)count * sizeof(float));
+        memcpy(im, from + total, (size_t)count * sizeof(float));
         return;
     }
-    const int8_t *from = (const int8_t *)j->values + at;
-    const float unit = j->units[bin];
+    const int8_t *from = (const int8_t *)values + at;
+    const float unit = units[bin];
     for (index_t i = 0; i < count; i++) re[i] = unit * from[i];
-    for (index_t i = 0; i < count; i++) im[i] = unit * from[j->count + i];
+    for (index_t i = 0; i < count; i++) im[i] = unit * from[total + i];
+}
+
+/* The values of `count` lanes of a bin, with zeros where none is kept: BLOCK of them. */
+INLINE void spread_values(const void *values, const float *units, index_t total, index_t bin,
+                          index_t at, uint64_t kept, index_t count, float *re, float *im) {
+    memset(re, 0, BLOCK * sizeof(float));
+    memset(im, 0, BLOCK * sizeof(float));
+    if (kept == first_bits(count)) {
+        take_values(values, units, total, bin, at, count, re, im);
+        return;
+    }
+    float re_from[BLOCK], im_from[BLOCK];
+    take_values(values, units, total, bin, at, __builtin_popcountll(kept), re_from, im_from);
+    for (int n = 0; kept; kept &= kept - 1, n++) {
+        const int i = __builtin_ctzll(kept);
+        re[i] = re_from[n];
+        im[i] = im_from[n];
+    }
 }
 
 /* Put what is kept of some lanes of a bin where it belongs; returns how many that are. */
@@ -245,40 +278,46 @@ INLINE void add_scaled(index_t count, float w, const float *restrict from, float
     for (index_t i = 0; i < count; i++) to[i] += w * from[i];
 }
 
+/* Numbers of the lanes of a block, from those of the channels. */
+typedef struct {
+    float first[BLOCK], second[BLOCK], constant[BLOCK];
+} lane_numbers;
+
 /* Write the real coefficients of some lanes of a group's bins, `stride` apart, from the values from
- * `at` on; moves on by what is taken. */
+ * `at` on; moves on by what is taken. The mixture's numbers of these lanes are `numbers`. */
 INLINE void scatter_lanes(const job *j, index_t group, index_t lane, index_t count, index_t at[2],
-                          float *to, index_t stride) {
+                          const lane_numbers *numbers, float *to, index_t stride) {
     const bins_table *table = j->table;
     const int32_t *bins = table->group_bins + 2 * group, *rows = table->group_rows + 4 * group;
     const int32_t *places = table->group_places + 8 * group;
     uint64_t both[2] = {0, 0};
     for (int b = 0; b < 2 && bins[b] >= 0; b++) both[b] = kept_bits(j, bins[b], lane, count);
-    if (!(both[0] | both[1])) {
+    const int has_mean = numbers && (bins[0] == 0 || bins[1] == 0); /* bin 0 is frequency zero */
+    if (!(both[0] | both[1]) && !has_mean) {
         for (int r = 0; r < 4 && rows[r] >= 0; r++)
             memset(to + rows[r] * stride, 0, (size_t)count * sizeof(float));
         return;
     }
     float sums[4][BLOCK] = {{0}};
     for (int b = 0; b < 2; b++) {
-        uint64_t kept = both[b];
-        if (!kept) continue;
-        const float *w = table->weights + 4 * bins[b];
+        const index_t bin = bins[b];
+        if (!both[b] && !(has_mean && bin == 0)) continue;
+        const float *w = table->weights + 4 * bin;
         const int32_t *place = places + 4 * b;
-        float re[BLOCK] = {0}, im[BLOCK] = {0};
-        const index_t own = __builtin_popcountll(kept);
-        if (kept == first_bits(count)) {
-            take_values(j, bins[b], at[b], own, re, im);
-        } else {
-            float re_from[BLOCK], im_from[BLOCK];
-            take_values(j, bins[b], at[b], own, re_from, im_from);
-            for (int n = 0; kept; kept &= kept - 1, n++) {
-                const int i = __builtin_ctzll(kept);
-                re[i] = re_from[n];
-                im[i] = im_from[n];
+        float re[BLOCK], im[BLOCK];
+        spread_values(j->values, j->units, j->count, bin, at[b], both[b], count, re, im);
+        if (numbers) {
+            const mixture *m = j->mix;
+            const float ratio = m->ratio[bin];
+            float x_re[BLOCK], x_im[BLOCK];
+            spread_values(m->values, m->units, j->count, bin, at[b], both[b], count, x_re, x_im);
+            for (int i = 0; i < BLOCK; i++) {
+                re[i] = numbers->first[i] * re[i] + numbers->second[i] * ratio * x_re[i];
+                im[i] = numbers->first[i] * im[i] + numbers->second[i] * ratio * x_im[i];
             }
+            if (bin == 0) add_scaled(BLOCK, 1, numbers->constant, re);
         }
-        at[b] += own;
+        at[b] += __builtin_popcountll(both[b]);
         add_scaled(BLOCK, w[0], re, sums[place[0]]);
         if (place[1] != place[0]) add_scaled(BLOCK, w[1], re, sums[place[1]]);
         add_scaled(BLOCK, w[2], im, sums[place[2]]);
@@ -294,7 +333,7 @@ static void scatter_group(const void *arguments, index_t group) {
     index_t at[2];
     for (int b = 0; b < 2; b++) at[b] = bins[b] < 0 ? 0 : j->offsets[bins[b]];
     for (index_t lane = 0; lane < j->lanes; lane += BLOCK)
-        scatter_lanes(j, group, lane, least(BLOCK, j->lanes - lane), at, j->real + lane,
+        scatter_lanes(j, group, lane, least(BLOCK, j->lanes - lane), at, NULL, j->real + lane,
                       j->stride);
 }
 
@@ -314,12 +353,51 @@ static void count_blocks(const job *j) {
 
 static void scatter_block(const void *other, index_t lane, index_t count, float *to) {
     const job *j = other;
+    lane_numbers numbers;
+    memset(&numbers, 0, sizeof numbers);
+    for (index_t i = 0, c = 0; j->mix && i < count; i++) {
+        c = i == 0 ? lane % j->mix->channels : c + 1 == j->mix->channels ? 0 : c + 1;
+        numbers.first[i] = j->mix->first[c];
+        numbers.second[i] = j->mix->second[c];
+        numbers.constant[i] = j->mix->constant[c];
+    }
     for (index_t group = 0; group < j->table->groups; group++) {
         const int32_t *bins = j->table->group_bins + 2 * group;
         index_t at[2];
         for (int b = 0; b < 2; b++)
             at[b] = bins[b] < 0 ? 0 : j->offsets[bins[b] * blocks(j) + lane / BLOCK];
-        scatter_lanes(j, group, lane, count, at, to, LANES);
+        scatter_lanes(j, group, lane, count, at, j->mix ? &numbers : NULL, to, LANES);
+    }
+}
+
+/* Of the bins of a chunk, over the lanes of each channel: the products of g and x, and g of bin 0. */
+static void multiply_chunk(const void *arguments, index_t task) {
+    const job *j = arguments;
+    const mixture *m = j->mix;
+    double *products = (double *)j->real + 2 * task * m->channels;
+    double *totals = products + m->channels;
+    const index_t last = least(j->table->bins, (task + 1) * CHUNK_BINS);
+    memset(products, 0, (size_t)(2 * m->channels) * sizeof(double));
+    for (index_t bin = task * CHUNK_BINS; bin < last; bin++) {
+        index_t at = j->offsets[bin], c = 0;
+        for (index_t lane = 0; lane < j->lanes; lane += BLOCK) {
+            const index_t count = least(BLOCK, j->lanes - lane);
+            const uint64_t kept = kept_bits(j, bin, lane, count);
+            float re[BLOCK], im[BLOCK], x_re[BLOCK], x_im[BLOCK], product[BLOCK];
+            if (!kept) {
+                c = (c + count) % m->channels;
+                continue;
+            }
+            spread_values(j->values, j->units, j->count, bin, at, kept, count, re, im);
+            spread_values(m->values, m->units, j->count, bin, at, kept, count, x_re, x_im);
+            at += __builtin_popcountll(kept);
+            for (int i = 0; i < BLOCK; i++) product[i] = re[i] * x_re[i] + im[i] * x_im[i];
+            for (index_t i = 0; i < count; i++) {
+                products[c] += product[i];
+                if (bin == 0) totals[c] += re[i];
+                if (++c == m->channels) c = 0;
+            }
+        }
     }
 }
 
@@ -330,15 +408,11 @@ static void gather_block(const void *other, index_t lane, index_t count, float *
                      j->offsets[bin * blocks(j) + lane / BLOCK]);
 }
 
-INLINE index_t chunks(const bins_table *table) {
-    return (table->bins + CHUNK_BINS - 1) / CHUNK_BINS;
-}
-
 /* The unit of each bin's 8-bit values: the largest part of those coefficients that have a squared
  * magnitude of `least_square` is 127 of them. */
 EXPORTED void passband_units(const bins_table *table, const float *real, index_t lanes,
                              index_t stride, float least_square, float *units, index_t threads) {
-    const job j = {table, (float *)real, lanes, stride, 0, NULL, NULL, NULL, least_square, units};
+    const job j = {table, (float *)real, lanes, stride, 0, NULL, NULL, NULL, least_square, units, NULL};
     in_parallel(units_chunk, &j, chunks(table), threads);
 }
 
@@ -347,7 +421,7 @@ EXPORTED void passband_units(const bins_table *table, const float *real, index_t
 EXPORTED index_t passband_mark(const bins_table *table, const float *real, index_t lanes,
                                index_t stride, float least_square, float *units, uint8_t *bits,
                                index_t *offsets, index_t threads) {
-    const job j = {table, (float *)real, lanes, stride, 0, NULL, bits, offsets, least_square, units};
+    const job j = {table, (float *)real, lanes, stride, 0, NULL, bits, offsets, least_square, units, NULL};
     in_parallel(mark_chunk, &j, chunks(table), threads);
     return add_up(offsets, table->bins);
 }
@@ -358,7 +432,7 @@ EXPORTED void passband_gather(const bins_table *table, const float *real, index_
                               const uint8_t *bits, index_t count, void *values, index_t *offsets,
                               index_t threads) {
     const job j = {table,           (float *)real, lanes,        stride, count, values,
-                   (uint8_t *)bits, offsets,       least_square, units};
+                   (uint8_t *)bits, offsets,       least_square, units,  NULL};
     count_values(&j);
     in_parallel(gather_chunk, &j, chunks(table), threads);
 }
@@ -368,29 +442,40 @@ EXPORTED void passband_scatter(const bins_table *table, float *real, index_t lan
                                const float *units, const uint8_t *bits, index_t count,
                                const void *values, index_t *offsets, index_t threads) {
     const job j = {table,           real,    lanes, stride,        count, (void *)values,
-                   (uint8_t *)bits, offsets, 0,     (float *)units};
+                   (uint8_t *)bits, offsets, 0,     (float *)units, NULL};
     count_values(&j);
     in_parallel(scatter_group, &j, table->groups, threads);
 }
 
-/* The maps that values make up, `units` and `bits` as above: scatter and synthesis. `offsets` is
- * working memory: (bins, blocks of LANES lanes). */
+/* The maps that values make up, `units` and `bits` as above, with what `mix` adds if it is not NULL:
+ * scatter and synthesis. `offsets` is working memory: (bins, blocks of LANES lanes). */
 EXPORTED void passband_unpack(const bins_table *table, const maps *to, index_t lanes,
                               const axis *rows, const axis *columns, const float *units,
                               const uint8_t *bits, index_t count, const void *values,
-                              index_t *offsets, index_t threads) {
-    const job j = {table,           NULL,    lanes, 0,             count, (void *)values,
-                   (uint8_t *)bits, offsets, 0,     (float *)units};
+                              const mixture *mix, index_t *offsets, index_t threads) {
+    const job j = {table,           NULL,    lanes, 0,              count, (void *)values,
+                   (uint8_t *)bits, offsets, 0,     (float *)units, mix};
     const transform t = {to, lanes, rows, columns, .fill = scatter_block, .other = &j};
     count_blocks(&j);
     synthesize(&t, threads);
+}
+
+/* Sums over the lanes of each channel of the products of values g and of the mixture's x, and of g
+ * of frequency zero: (chunks, 2, channels), to be added up. */
+EXPORTED void passband_products(const bins_table *table, index_t lanes, const uint8_t *bits,
+                                index_t count, const float *values, const mixture *mix,
+                                double *sums, index_t *offsets, index_t threads) {
+    const job j = {table,           (float *)sums, lanes, 0,    count, (void *)values,
+                   (uint8_t *)bits, offsets,       0,     NULL, mix};
+    count_values(&j);
+    in_parallel(multiply_chunk, &j, chunks(table), threads);
 }
 
 /* The values of maps that the bits name: analysis and gather. */
 EXPORTED void passband_pick(const bins_table *table, const maps *from, index_t lanes,
                             const axis *rows, const axis *columns, const uint8_t *bits,
                             index_t count, float *values, index_t *offsets, index_t threads) {
-    const job j = {table, NULL, lanes, 0, count, values, (uint8_t *)bits, offsets, 0, NULL};
+    const job j = {table, NULL, lanes, 0, count, values, (uint8_t *)bits, offsets, 0, NULL, NULL};
     const transform t = {from, lanes, rows, columns, .drain = gather_block, .other = &j};
     count_blocks(&j);
     analyze(&t, threads);
