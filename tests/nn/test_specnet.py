@@ -19,6 +19,7 @@ from passband.nn.specnet import (
     SpectralThreshold,
 )
 from passband.nn.spectral_map import SpectralMap
+from passband.ops.spectral import normalised_stage
 from passband.ops.spectral.frame import self_conjugate_bins
 from passband.ops.spectral.normalised_stage import NormalisedFunction
 from passband.ops.spectral.pointwise import ODD_ACTIVATIONS
@@ -231,6 +232,52 @@ def test_batch_norm_over_groups_of_images(
             own = torch.autograd.grad(found, list(norm.parameters()), cotangent, None, True)
             for a, b in zip(own, wanted, strict=True):
                 assert_close(a, b)
+
+
+def normalised_gradients(storage: str, threshold: float, least_gamma: float) -> dict[str, Tensor]:
+    """Of a layer with batch norm, in the type of its kernels."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"padding": 1, "activation": "relu", "storage": storage}
+    layer = SpectralConv2d(5, 6, 3, threshold=threshold, **options)
+    norm = nn.BatchNorm2d(6)
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    nn.init.uniform_(norm.bias, -0.3, 0.3)
+    with torch.no_grad():
+        norm.weight[2] = least_gamma
+    layer.norm = (norm,)
+    x = random(19, 5, 8, 8, dtype=torch.float32).requires_grad_()
+    maps = layer(x).to_map()
+    (maps * random(*maps.shape, dtype=torch.float32, seed=9)).sum().backward()
+    grads = {
+        name: p.grad for name, p in [*layer.named_parameters(), ("x", x)] if p.grad is not None
+    }
+    assert norm.weight.grad is not None and norm.bias.grad is not None
+    return grads | {"gamma": norm.weight.grad, "beta": norm.bias.grad}
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("least_gamma", [-0.4, 0.0])
+def test_batch_norm_goes_back_by_what_is_stored(
+    least_gamma: float, storage: str, threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = normalised_gradients(storage, threshold, least_gamma)
+    by_images: list[Any] = []
+    convolving = normalised_stage._Backward.by_images
+    monkeypatch.setattr(normalised_stage._Backward, "by_images",
+                        lambda self: by_images.append(0) or convolving(self))  # fmt: skip
+    again = normalised_gradients(storage, threshold, least_gamma)
+    assert bool(by_images) == (least_gamma == 0)  # what is multiplied by zero is not known by it
+    for key, value in again.items():
+        assert torch.equal(value, found[key])
+    monkeypatch.setattr(normalised_stage, "_tells_maps", lambda _: False)
+    expected = normalised_gradients(storage, threshold, least_gamma)
+    # sums are exact but for the rounding of what is stored; the maps lack what was not stored
+    rounding = {"float32": 1e-5, "bfloat16": 2**-8, "int8": 2**-6}[storage]
+    of_maps = rounding if threshold == 0 else 0.1
+    assert found.pop("bias").abs().max() < 1e-3  # a constant does nothing; of 1216 float32 numbers
+    for key, value in found.items():
+        assert_close(value, expected[key], rounding if key in ("gamma", "beta") else of_maps)
 
 
 def test_batch_norm_of_a_single_value() -> None:

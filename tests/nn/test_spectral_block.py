@@ -18,7 +18,8 @@ from tests.support import assert_close, random
 CASES: dict[str, dict[str, Any]] = {
     "relu": {"activation": "relu", "threshold": 0.4},
     "gelu": {"activation": "gelu", "threshold": 0.4},
-    "batch norm": {"activation": "relu", "threshold": 0.4, "bias": False},
+    "batch norm": {"activation": "relu", "bias": False},
+    "batch norm, threshold": {"activation": "relu", "threshold": 0.4, "bias": False},
     "activation first": {"activation": "tanh", "threshold": 0.4, "order": "activation-first"},
     "spectrum": {"activation": "spectral-tanh", "threshold": 0.4},
     "softsign": {"activation": "spectral-softsign", "threshold": 0.4},
@@ -59,7 +60,7 @@ class Layers(nn.Module):
         mode = "average" if self.before.on_map else "spectral"
         self.last = SpectralConv2d(9, 4, 3, **common, pool=2, pool_mode=mode)
         self.norms = nn.ModuleList()
-        if name == "batch norm":
+        if name.startswith("batch norm"):
             for layer in (self.before, *self.inner, self.last):
                 norm = nn.BatchNorm2d(layer.out_channels, dtype=torch.float64)
                 self.norms.append(norm)
@@ -96,7 +97,10 @@ def test_the_same_as_one_by_one(name: str, with_last: bool, blocks: list[Any]) -
     assert len(blocks) == 1
     assert found.keys() == expected.keys()
     for key, value in found.items():
-        assert_close(value.double(), expected[key].double())
+        if name != "batch norm, threshold" or key == "maps" or key in dict(model.named_buffers()):
+            assert_close(value.double(), expected[key].double())
+        else:  # by itself, a layer takes the normalised maps of the way back from what is stored
+            assert_close(value.double(), expected[key].double(), 0.2)
 
 
 def test_synchronised_batch_norm_runs_one_by_one(blocks: list[Any]) -> None:
@@ -133,12 +137,13 @@ def test_what_is_kept_is_the_same(name: str, blocks: list[Any]) -> None:
     with SavedBytes(other) as expected:
         other(x, with_last=False)
     assert len(blocks) == 1
-    # by itself, a layer keeps its batch norm's mean and 1 / standard deviation besides; the first
-    # layer, which reads the padding, is by itself in both
-    first, *others = [2 * norm.num_features * 8 for norm in other.norms[:-1]] or [0]
-    assert saved.total == expected.total - sum(others)
     *inner, last = [piece.spectrum for piece in result.pieces]
     assert isinstance(last, StoredSpectrum)
+    # by itself, a layer keeps its batch norm's mean and 1 / standard deviation besides, and its
+    # result; the first layer, which reads the padding, is by itself in both
+    first, *others = [2 * norm.num_features * 8 for norm in other.norms[:-1]] or [0]
+    values = sum(unit.values.nbytes for unit in last.units) if others else 0
+    assert saved.total == expected.total - sum(others) - values
     bits = sum(unit.bits.nbytes for unit in last.units if unit.bits is not None)
     assert saved.total == x.nbytes + sum(spectrum.nbytes for spectrum in inner) + bits + first
 

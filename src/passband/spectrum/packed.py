@@ -126,10 +126,13 @@ def scatter(values: Tensor, bits: Tensor | None, shape: tuple[int, ...]) -> Tens
 
 
 def gather(dense: Tensor, bits: Tensor | None) -> Tensor:
-    """The values (2, count) at the coefficients that the bits name: the adjoint of `scatter`."""
-    flat = dense.reshape(2, -1)
+    """The values (2, count) at the coefficients that the bits name: the adjoint of `scatter`.
+
+    They are in memory of their own.
+    """
     if bits is None:
-        return flat
+        return dense.clone(memory_format=torch.contiguous_format).view(2, -1)
+    flat = dense.reshape(2, -1)
     kept = unpack_bits(bits, flat.shape[1])
     return torch.stack([torch.masked_select(part, kept) for part in flat])
 

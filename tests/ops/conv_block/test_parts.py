@@ -50,22 +50,26 @@ POOLS = [
     Pool("max", (3, 2), (1, 2), (1, 0), (2, 1)),
     Pool("max", (3, 3), (2, 2), (0, 0), ceil_mode=True),
     Pool("max", (5, 5), (1, 1), (2, 2)),
+    Pool("max", (3, 2), (3, 2), (0, 0)),
+    Pool("max", (1, 9), (1, 9), (0, 0)),
 ]
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=str)
-@pytest.mark.parametrize("size", [(9, 7), (6, 5)])
+@pytest.mark.parametrize("size", [(9, 11), (6, 13), (32, 34)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)  # float32: by kernels
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("part_bytes", [1, 4 << 20])
 def test_maxima_by_a_byte(
     pool: Pool,
     size: tuple[int, int],
+    dtype: torch.dtype,
     last: bool,
     part_bytes: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pooling, "_PART_BYTES", part_bytes)
-    x = random(2, 3, *size)
+    x = (random(2, 3, *size, dtype=dtype) * 3).round()  # the first of equal ones is the maximum
     x = (x.contiguous(memory_format=torch.channels_last) if last else x).requires_grad_()
     arguments = (pool.kernel, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
     expected, indices = F.max_pool2d(x, *arguments, return_indices=True)
@@ -74,9 +78,23 @@ def test_maxima_by_a_byte(
     assert torch.equal(output, expected)
     assert torch.equal(pool.indices(place, size[1]), indices)
     assert torch.equal(gather(x, indices), expected)
-    grad = random(*expected.shape, seed=1)
+    grad = random(*expected.shape, dtype=dtype, seed=1)
     (found,) = torch.autograd.grad(max_pool(x, pool), x, grad)
     assert torch.equal(found, torch.autograd.grad(expected, x, grad)[0])
+
+
+@pytest.mark.parametrize("window", [(2, 2), (2, 3)])
+def test_maxima_of_what_is_not_a_number(window: tuple[int, int]) -> None:
+    x = random(7, 5, 6, 6, dtype=torch.float32)
+    x[random(7, 5, 6, 6, seed=1) > 1.5] = float("nan")
+    expected, indices = F.max_pool2d(x, window, return_indices=True)
+    pool = Pool("max", window, window, (0, 0))
+    output, place = pool.forward(x)
+    assert place is not None
+    assert torch.equal(output.nan_to_num(), expected.nan_to_num())
+    assert torch.equal(output.isnan(), expected.isnan())
+    single = F.avg_pool2d(x.isnan().float(), window, divisor_override=1) <= 1
+    assert torch.equal(pool.indices(place, 6)[single], indices[single])  # of several, one is meant
 
 
 def test_maxima_of_no_image() -> None:

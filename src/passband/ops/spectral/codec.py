@@ -39,8 +39,16 @@ class Codec(Protocol):
     def decode(self, units: Sequence[PackedSpectrum]) -> Tensor:
         """The dense tensor of some units."""
 
-    def decode_adjoint(self, grad: Tensor, units: Sequence[PackedSpectrum]) -> list[Tensor]:
-        """The gradients of the units' values from that of the dense tensor."""
+    def decode_adjoint(
+        self, grad: Tensor, units: Sequence[PackedSpectrum], free: Sequence[Tensor] = ()
+    ) -> list[Tensor]:
+        """The gradients of the units' values from that of the dense tensor.
+
+        Args:
+            grad: That of the dense tensor.
+            units: The units.
+            free: Tensors whose memory may be used for the result.
+        """
 
 
 class Spectra:
@@ -76,7 +84,7 @@ class Spectra:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def decode_adjoint(  # noqa: D102
-        self, grad: Tensor, units: Sequence[PackedSpectrum]
+        self, grad: Tensor, units: Sequence[PackedSpectrum], free: Sequence[Tensor] = ()
     ) -> list[Tensor]:
         images = [unit.shape[2] for unit in units]
         if not kernels.suits(1, grad):
@@ -142,14 +150,14 @@ class Maps:
         return self._written(self.frame.synthesis_table, [_values_of(unit) for unit in units])
 
     def decode_adjoint(  # noqa: D102
-        self, grad: Tensor, units: Sequence[PackedSpectrum]
+        self, grad: Tensor, units: Sequence[PackedSpectrum], free: Sequence[Tensor] = ()
     ) -> list[Tensor]:
         if not self._by_kernels(grad):
             return SPECTRA.decode_adjoint(self.frame.to_map_adjoint(grad), units)
         parts = torch.split(grad, [unit.shape[2] for unit in units])
-        table, geometry = self.frame.synthesis_table, self.frame.geometry
+        table, geometry, left = self.frame.synthesis_table, self.frame.geometry, list(free)
         return [
-            kernels.pick(table, part, unit.bits, unit.count, geometry)
+            kernels.pick(table, part, unit.bits, geometry, _memory(unit, left))
             for part, unit in zip(parts, units, strict=True)
         ]
 
@@ -160,10 +168,11 @@ class Maps:
 
     def products(
         self, units: Sequence[Kept], stored: Sequence[PackedSpectrum]
-    ) -> tuple[Tensor, Tensor]:
-        """Of each channel, sums over images and points: of gradient times stored map, and gradient.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each channel, sums over images and points: gradient times map, gradient, map.
 
-        Where `is_whole`. Of what was not stored, the gradient is zero, so that nothing is missing.
+        Where `is_whole`. The map is what is stored; of what is not, the gradient is zero, so that
+        the product lacks nothing.
 
         Args:
             units: Gradients, as for `encode_adjoint`.
@@ -172,19 +181,19 @@ class Maps:
         points = math.sqrt(math.prod(self.frame.grid))
         channels = stored[0].shape[3]
         device = stored[0].values.device
-        sums = torch.zeros(2, channels, dtype=torch.float64, device=device)
+        sums = torch.zeros(3, channels, dtype=torch.float64, device=device)
         for (unit, bits, grad), own in zip(units, stored, strict=True):
-            if grad is None:
-                continue
+            grad = own.values.new_zeros(2, own.count, dtype=own.dtype) if grad is None else grad
             if self._by_kernels(grad):
                 zeros = grad.new_zeros(channels)
                 mix = self._mixture(own, zeros, zeros, zeros)
                 sums += kernels.products(self.frame.analysis_table, grad, bits, unit.shape[2], mix)
                 continue
-            dense = scatter(grad, bits, unit.shape)
-            sums[0] += (dense * unpack(own)).sum((0, 1, 2))
-            sums[1] += dense[0, 0].sum(0)
-        return sums[0], sums[1] * points
+            gradient, spectrum = scatter(grad, bits, unit.shape), unpack(own)
+            sums[0] += (gradient * spectrum).sum((0, 1, 2))
+            sums[1] += gradient[0, 0].sum(0)
+            sums[2] += spectrum[0, 0].sum(0)
+        return sums[0], sums[1] * points, sums[2] * points
 
     def encode_adjoint_with(
         self,
@@ -272,6 +281,16 @@ def _values_of(unit: PackedSpectrum) -> Kept:
 def _suit(axes: int, units: Sequence[PackedSpectrum]) -> bool:
     """Whether the kernels make tensors of them."""
     return kernels.suits(axes, *(unit.values.new_empty(0, dtype=unit.dtype) for unit in units))
+
+
+def _memory(unit: PackedSpectrum, left: list[Tensor]) -> Tensor:
+    """Room for the gradient of a unit's values: one of those left, which is taken out, or new."""
+    needed = 2 * unit.count
+    for place, tensor in enumerate(left):
+        fits = needed <= tensor.numel() <= 1.5 * needed  # a larger one would waste its rest
+        if fits and tensor.dtype == torch.float32 and tensor.is_contiguous():
+            return left.pop(place).view(-1)[:needed].view(2, -1)
+    return torch.empty(2, unit.count)
 
 
 def _scale_of(unit: PackedSpectrum, values: Tensor) -> Tensor | None:

@@ -193,14 +193,16 @@ class _Backward:
         assert isinstance(codec, Maps)
         gamma = torch.ones_like(norm.mean) if norm.gamma is None else norm.gamma
         beta = torch.zeros_like(norm.mean) if norm.beta is None else norm.beta
-        products, totals = codec.products(self.units, self.stored)
+        products, totals, of_maps = codec.products(self.units, self.stored)
         of_gamma = (products - beta * totals) / gamma
         sums = of_gamma.to(norm.mean.dtype), totals.to(norm.mean.dtype)
         values = sum(unit.shape[2] for unit in self.stored) * math.prod(codec.frame.size)
+        (whole, _), _ = self.function.norm.over_all((of_maps, of_maps), values)
         over_all, values = self.function.norm.over_all(sums, values)
-        # as Normalised.backward has it, with (y - beta) / gamma for (maps - mean) * invstd
+        # as Normalised.backward has it, with (y - mean y) / gamma for (maps - mean) * invstd; the
+        # mean would be beta, but for what is not stored
         second = norm.invstd * over_all[0] / -values
-        constant = norm.scale * over_all[1] / -values - second * beta
+        constant = norm.scale * over_all[1] / -values - second * (whole / values).to(second.dtype)
         for group in self.sources.groups():
             own = slice(group.first, group.last)
             self._through(group, group.dense(), False, lambda _: codec.encode_adjoint_with(
@@ -262,7 +264,8 @@ class _Backward:
         del result, cotangent
         for index, grad in enumerate(found[len(inputs) :]):
             add_gradient(self.sums, index, grad)
-        group.collect(dense, list(found[: len(inputs)]), self.of_sources)
+        free = [grad for _, _, grad in self.units[group.first : group.last]]
+        group.collect(dense, list(found[: len(inputs)]), self.of_sources, free)
 
     def _of_normalised(self, group: Group, made: Tensor) -> Tensor:
         """The gradient of the normalised maps, given the convolution's."""

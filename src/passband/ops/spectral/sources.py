@@ -155,10 +155,22 @@ class Group:
         return found
 
     def collect(
-        self, dense: list[Tensor], found: list[Tensor | None], out: list[list[Tensor | None]]
+        self,
+        dense: list[Tensor],
+        found: list[Tensor | None],
+        out: list[list[Tensor | None]],
+        free: Sequence[Tensor | None],
     ) -> None:
-        """Sort the gradients of the dense inputs by source and unit, packed as the inputs are."""
+        """Sort the gradients of the dense inputs by source and unit, packed as the inputs are.
+
+        Args:
+            dense: The inputs.
+            found: Gradients of those that have one.
+            out: Of each source the gradients of its units so far.
+            free: Gradients of the stage's result that are not needed any more.
+        """
         lists = iter(out)
+        left = [tensor for tensor in free if tensor is not None]
         for (codec, units), tensor in zip(self._runs(), dense, strict=True):
             grad = found.pop(0) if tensor.requires_grad else None
             if units is None:
@@ -166,7 +178,8 @@ class Group:
                 continue
             together = [unit for own in units for unit in own]
             values = iter([None] * len(together) if grad is None else
-                          codec.decode_adjoint(grad, together))  # fmt: skip
+                          codec.decode_adjoint(grad, together, left))  # fmt: skip
+            left = []
             for own in units:
                 next(lists).extend(next(values) for _ in own)
 

@@ -8,7 +8,8 @@ no dense spectrum of the whole batch exists.
 
 Between stages, a spectrum is a `StoredSpectrum`. The tensors that autograd sees of it are
 placeholders of the shape of its values, which need no memory; the gradients that come back for
-them are those of the kept coefficients alone.
+them are those of the kept coefficients alone. Such a gradient belongs to the stage that it comes
+back to, which may use its memory for that of its own source.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -177,17 +178,17 @@ class _Stage(torch.autograd.Function):
                 own = list(zip(ctx.results, bits, grads, strict=True))
                 units = [(u, b, g) for u, b, g in own[place : place + images.units]]
                 cotangent = ctx.options.writes.encode_adjoint(units, result.device)
-                cotangent = cotangent.to(result.dtype)
+                cotangent, free = cotangent.to(result.dtype), [g for _, _, g in units]
                 place += images.units
             else:
-                cotangent = first.narrow(0, place, len(result))
+                cotangent, free = first.narrow(0, place, len(result)), []
                 place += len(result)
             inputs = [d for d in dense if d.requires_grad]
             found = torch.autograd.grad(result, [*inputs, *wanted], cotangent, allow_unused=True)
             del result, cotangent
             for index, grad in enumerate(found[len(inputs) :]):
                 add_gradient(sums, index, grad)
-            images.collect(dense, list(found[: len(inputs)]), of_sources)
+            images.collect(dense, list(found[: len(inputs)]), of_sources, free)
         of_parameters = iter(sums)
         return (
             *(None,) * 5,

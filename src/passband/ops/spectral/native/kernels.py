@@ -202,7 +202,7 @@ def unpack(
 def products(
     table: BinsTable, values: Tensor, bits: Tensor | None, images: int, mix: Mixture
 ) -> Tensor:
-    """Sums over images and coefficients (2, C), in float64: of the products g x, and of g's mean.
+    """Sums over images and coefficients (3, C), in float64: of the products g x, of g and of x.
 
     The latter are those of frequency zero alone.
 
@@ -215,7 +215,7 @@ def products(
     """
     values = values.contiguous()
     channels = len(mix.first)
-    sums = torch.empty(-(-table.bins // _CHUNK_BINS), 2, channels, dtype=torch.float64)
+    sums = torch.empty(-(-table.bins // _CHUNK_BINS), 3, channels, dtype=torch.float64)
     _library().passband_products(
         ctypes.byref(table.structure), images * channels, _pointer(bits), values.shape[1],
         values.data_ptr(), mix.structure, sums.data_ptr(), _offsets(table),
@@ -225,15 +225,22 @@ def products(
 
 
 def pick(
-    table: BinsTable, maps: Tensor, bits: Tensor | None, count: int, geometry: ConvGeometry
+    table: BinsTable, maps: Tensor, bits: Tensor | None, geometry: ConvGeometry, to: Tensor
 ) -> Tensor:
-    """The values of maps that bits name: `analyze`, then `gather`, but for less memory."""
-    values = maps.new_empty(2, count)
+    """The values of maps that bits name: `analyze`, then `gather`, but for less memory.
+
+    Args:
+        table: Of the bins.
+        maps: (b, C, n1, ..).
+        bits: Of those that are kept; None: all are.
+        geometry: Of the transform.
+        to: Where they are written, (2, count).
+    """
     _library().passband_pick(
-        *_maps(table, maps, geometry), _pointer(bits), count, values.data_ptr(),
+        *_maps(table, maps, geometry), _pointer(bits), to.shape[1], to.data_ptr(),
         _offsets(table, maps), torch.get_num_threads(),
     )  # fmt: skip
-    return values
+    return to
 
 
 def _frequencies(geometry: ConvGeometry) -> int:

@@ -370,14 +370,14 @@ static void scatter_block(const void *other, index_t lane, index_t count, float 
     }
 }
 
-/* Of the bins of a chunk, over the lanes of each channel: the products of g and x, and g of bin 0. */
+/* Of the bins of a chunk, over the lanes of each channel: products of g and x; g and x of bin 0. */
 static void multiply_chunk(const void *arguments, index_t task) {
     const job *j = arguments;
     const mixture *m = j->mix;
-    double *products = (double *)j->real + 2 * task * m->channels;
-    double *totals = products + m->channels;
+    double *products = (double *)j->real + 3 * task * m->channels;
+    double *of_g = products + m->channels, *of_x = of_g + m->channels;
     const index_t last = least(j->table->bins, (task + 1) * CHUNK_BINS);
-    memset(products, 0, (size_t)(2 * m->channels) * sizeof(double));
+    memset(products, 0, (size_t)(3 * m->channels) * sizeof(double));
     for (index_t bin = task * CHUNK_BINS; bin < last; bin++) {
         index_t at = j->offsets[bin], c = 0;
         for (index_t lane = 0; lane < j->lanes; lane += BLOCK) {
@@ -394,7 +394,10 @@ static void multiply_chunk(const void *arguments, index_t task) {
             for (int i = 0; i < BLOCK; i++) product[i] = re[i] * x_re[i] + im[i] * x_im[i];
             for (index_t i = 0; i < count; i++) {
                 products[c] += product[i];
-                if (bin == 0) totals[c] += re[i];
+                if (bin == 0) {
+                    of_g[c] += re[i];
+                    of_x[c] += x_re[i];
+                }
                 if (++c == m->channels) c = 0;
             }
         }
@@ -461,7 +464,7 @@ EXPORTED void passband_unpack(const bins_table *table, const maps *to, index_t l
 }
 
 /* Sums over the lanes of each channel of the products of values g and of the mixture's x, and of g
- * of frequency zero: (chunks, 2, channels), to be added up. */
+ * and of x of frequency zero: (chunks, 3, channels), to be added up. */
 EXPORTED void passband_products(const bins_table *table, index_t lanes, const uint8_t *bits,
                                 index_t count, const float *values, const mixture *mix,
                                 double *sums, index_t *offsets, index_t threads) {
