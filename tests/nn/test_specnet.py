@@ -234,44 +234,59 @@ def test_batch_norm_over_groups_of_images(
                 assert_close(a, b)
 
 
-def normalised_gradients(storage: str, threshold: float, least_gamma: float) -> dict[str, Tensor]:
+def normalised_gradients(
+    storage: str, threshold: float, gammas: list[float], groups: int = 1
+) -> dict[str, Tensor]:
     """Of a layer with batch norm, in the type of its kernels."""
     torch.manual_seed(0)
     options: dict[str, Any] = {"padding": 1, "activation": "relu", "storage": storage}
-    layer = SpectralConv2d(5, 6, 3, threshold=threshold, **options)
+    layer = SpectralConv2d(4, 6, 3, threshold=threshold, groups=groups, **options)
     norm = nn.BatchNorm2d(6)
-    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    norm.weight.data[: len(gammas)] = torch.tensor(gammas)
     nn.init.uniform_(norm.bias, -0.3, 0.3)
-    with torch.no_grad():
-        norm.weight[2] = least_gamma
     layer.norm = (norm,)
-    x = random(19, 5, 8, 8, dtype=torch.float32).requires_grad_()
+    x = random(19, 4, 8, 8, dtype=torch.float32).requires_grad_()
     maps = layer(x).to_map()
     (maps * random(*maps.shape, dtype=torch.float32, seed=9)).sum().backward()
-    grads = {
-        name: p.grad for name, p in [*layer.named_parameters(), ("x", x)] if p.grad is not None
-    }
-    assert norm.weight.grad is not None and norm.bias.grad is not None
-    return grads | {"gamma": norm.weight.grad, "beta": norm.bias.grad}
+    named = {"x": x, "filters": layer.weight, "bias": layer.bias}
+    named |= {"gamma": norm.weight, "beta": norm.bias}
+    return {name: p.grad for name, p in named.items() if p is not None and p.grad is not None}
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
-@pytest.mark.parametrize("least_gamma", [-0.4, 0.0])
+@pytest.mark.parametrize(
+    ("gammas", "groups", "convolved"),
+    [
+        ([-0.4], 1, 0),
+        ([0.5, 0.0], 1, 1),  # what is multiplied by zero is not known by the result
+        ([0.5, 0.0, 1.0, 1e-7], 1, 2),
+        ([0.5, 0.0], 2, 6),
+        ([0.0, 0.0, 0.0, 0.0], 1, 6),
+    ],
+)
 def test_batch_norm_goes_back_by_what_is_stored(
-    least_gamma: float, storage: str, threshold: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = normalised_gradients(storage, threshold, least_gamma)
-    by_images: list[Any] = []
-    convolving = normalised_stage._Backward.by_images
-    monkeypatch.setattr(normalised_stage._Backward, "by_images",
-                        lambda self: by_images.append(0) or convolving(self))  # fmt: skip
-    again = normalised_gradients(storage, threshold, least_gamma)
-    assert bool(by_images) == (least_gamma == 0)  # what is multiplied by zero is not known by it
+    gammas: list[float], groups: int, convolved: int, storage: str, threshold: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(specnet, "StageOptions", partial(StageOptions, dense_bytes=1))
+    found = normalised_gradients(storage, threshold, gammas, groups)
+    run, ran = normalised_stage._Backward, []
+    weak_channels = run._weak_channels
+
+    def noted(self: Any) -> Tensor | None:
+        weak = weak_channels(self)
+        ran.append(6 if weak is None else len(weak))
+        return weak
+
+    monkeypatch.setattr(run, "_weak_channels", noted)
+    monkeypatch.setattr(specnet, "NormalisedFunction", partial(NormalisedFunction, kept_bytes=0))
+    again = normalised_gradients(storage, threshold, gammas, groups)
+    assert ran == [convolved]
     for key, value in again.items():
         assert torch.equal(value, found[key])
     monkeypatch.setattr(normalised_stage, "_tells_maps", lambda _: False)
-    expected = normalised_gradients(storage, threshold, least_gamma)
+    expected = normalised_gradients(storage, threshold, gammas, groups)
     # sums are exact but for the rounding of what is stored; the maps lack what was not stored
     rounding = {"float32": 1e-5, "bfloat16": 2**-8, "int8": 2**-6}[storage]
     of_maps = rounding if threshold == 0 else 0.1

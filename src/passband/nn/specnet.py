@@ -162,7 +162,8 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         for norm in stage.layer.norm:
             call = norm_call(norm)
             if call.batch_statistics:
-                function = NormalisedFunction(stage.convolve, call, stage.finish)
+                splits = stage.layer.groups == 1
+                function = NormalisedFunction(stage.convolve, call, stage.finish, splits=splits)
                 *others, gamma, beta = parameters
                 return run_normalised_stage(function, sources, others, gamma, beta, options)
         return run_stage(stage.compute, sources, parameters, options)

@@ -9,9 +9,9 @@ maps. Where the stored spectra are those of the normalised maps themselves, both
     x = (y - beta) / gamma,    sum(grad y) = <G, Y>    (Parseval; G is zero where Y is not stored)
 
 with Y the stored spectrum and G its gradient, so that nothing is convolved again. The sums are
-exact; x is the map that the threshold has left, as everywhere in the backward pass. Where gamma of
-a channel is too small for that, or more is done before the spectrum is stored, the backward pass
-goes through the images twice too, and convolves.
+exact; x is the map that the threshold has left, as everywhere in the backward pass. Channels whose
+gamma is too small for that are convolved again, in a pass of their own through the images. Where
+more is done before the spectrum is stored, or most gammas are small, all channels are.
 """
 
 import math
@@ -67,12 +67,14 @@ class NormalisedFunction:
         kept_bytes: What each of the stage's maps of the whole batch may have to be kept for a
             while: the convolution's alone, or where they fit together what goes into it and their
             gradient as well.
+        splits: Whether some rows of the parameters make the maps of as many channels: no groups.
     """
 
     convolve: StageFunction
     norm: NormCall
     finish: Finish | None = None
     kept_bytes: int = KEPT_BYTES
+    splits: bool = True
 
 
 def run_normalised_stage(
@@ -139,7 +141,7 @@ class _NormalisedStage(torch.autograd.Function):
         if all(grad is None for grad in grads):
             return (None,) * len(ctx.needs_input_grad)
         run = _Backward(ctx, grads)
-        of_gamma, of_beta = run.by_result() if run.knows_maps else run.by_images()
+        of_gamma, of_beta = run.by_images() if run.weak is None else run.by_result(run.weak)
         of_parameters = iter(run.sums)
         return (
             *(None,) * 5,
@@ -176,7 +178,7 @@ class _Backward:
         self.units = [(u, u.bits, g) for u, g in zip(self.stored, grads, strict=True)]
         mean, invstd, gamma, beta = (saved.pop(0) for _ in range(4))
         self.norm = Normalised(True, mean, invstd, gamma, beta)
-        self.knows_maps = ctx.by_result and self._has_large_gamma()
+        self.weak = self._weak_channels() if ctx.by_result else None
         self.sources.maps, parameters = saved[:maps], saved[maps:]
         self.needs = ctx.needs_input_grad[7:]
         self.leaves = [
@@ -187,27 +189,44 @@ class _Backward:
         self.sums: list[Tensor | None] = [None] * len(self.wanted)
         self.of_sources: list[list[Tensor | None]] = [[] for _ in self.sources.shapes]
 
-    def by_result(self) -> Sums:
-        """Go through the images once; returns the gradients of gamma and beta."""
-        norm, codec = self.norm, self.options.writes
+    def by_result(self, weak: Tensor) -> Sums:
+        """Go through the images once; returns the gradients of gamma and beta.
+
+        Args:
+            weak: Channels that are convolved again, for which one goes through the images before.
+        """
+        norm, codec, function = self.norm, self.options.writes, self.function
         assert isinstance(codec, Maps)
         gamma = torch.ones_like(norm.mean) if norm.gamma is None else norm.gamma
         beta = torch.zeros_like(norm.mean) if norm.beta is None else norm.beta
         products, totals, of_maps = codec.products(self.units, self.stored)
         of_gamma = (products - beta * totals) / gamma
         sums = of_gamma.to(norm.mean.dtype), totals.to(norm.mean.dtype)
+        again = _Weak(self, weak) if len(weak) else None
+        if again is not None:
+            for of_all, of_weak in zip(sums, again.sums, strict=True):
+                of_all.index_copy_(0, weak, of_weak)
         values = sum(unit.shape[2] for unit in self.stored) * math.prod(codec.frame.size)
-        (whole, _), _ = self.function.norm.over_all((of_maps, of_maps), values)
-        over_all, values = self.function.norm.over_all(sums, values)
+        (whole, _), _ = function.norm.over_all((of_maps, of_maps), values)
+        over_all, values = function.norm.over_all(sums, values)
         # as Normalised.backward has it, with (y - mean y) / gamma for (maps - mean) * invstd; the
         # mean would be beta, but for what is not stored
         second = norm.invstd * over_all[0] / -values
         constant = norm.scale * over_all[1] / -values - second * (whole / values).to(second.dtype)
+        numbers = [
+            number.index_fill(0, weak, in_weak)
+            for number, in_weak in ((norm.scale, 1), (second, 0), (constant, 0))
+        ]
         for group in self.sources.groups():
-            own = slice(group.first, group.last)
-            self._through(group, group.dense(), False, lambda _: codec.encode_adjoint_with(
-                self.units[own], self.stored[own], norm.scale, second, constant  # noqa: B023
-            ))  # fmt: skip
+            dense, own = group.dense(), slice(group.first, group.last)
+
+            def gradient(_: Tensor, dense: Any = dense, own: Any = own) -> Tensor:
+                of_maps = codec.encode_adjoint_with(self.units[own], self.stored[own], *numbers)
+                if again is not None:
+                    again.backward(dense, of_maps, over_all, values)
+                return of_maps
+
+            self._through(group, dense, False, gradient)
         return sums
 
     def by_images(self) -> Sums:
@@ -218,7 +237,7 @@ class _Backward:
             dense = group.dense()
             with self.autocast():
                 made = self.function.convolve(dense, self.leaves, True)
-            cotangent = self._of_normalised(group, made)
+            cotangent = self.of_normalised(group, made)
             parts.append(self.norm.reduce(cotangent, made))
             values += made.numel() // made.shape[1]
             kept.put([made, cotangent, *dense])
@@ -230,7 +249,7 @@ class _Backward:
 
             def of_maps(made: Tensor, group: Group = group, known: Any = known) -> Tensor:
                 made = known[0] if known else made
-                cotangent = known[1] if len(known) > 1 else self._of_normalised(group, made)
+                cotangent = known[1] if len(known) > 1 else self.of_normalised(group, made)
                 self.norm.backward(made, cotangent, over_all, values, None, cotangent)
                 return cotangent
 
@@ -267,7 +286,7 @@ class _Backward:
         free = [grad for _, _, grad in self.units[group.first : group.last]]
         group.collect(dense, list(found[: len(inputs)]), self.of_sources, free)
 
-    def _of_normalised(self, group: Group, made: Tensor) -> Tensor:
+    def of_normalised(self, group: Group, made: Tensor) -> Tensor:
         """The gradient of the normalised maps, given the convolution's."""
         units = self.units[group.first : group.last]
         own = self.options.writes.encode_adjoint(units, made.device)
@@ -278,13 +297,51 @@ class _Backward:
             finished = self.function.finish(normalised)
         return torch.autograd.grad(finished, normalised, own.to(finished.dtype))[0]
 
-    def _has_large_gamma(self) -> bool:
-        """Whether the normalised maps can be told from what is stored of them."""
+    def _weak_channels(self) -> Tensor | None:
+        """Channels whose normalised maps cannot be told from what is stored; None: take all."""
         gamma, beta = self.norm.gamma, self.norm.beta
         if gamma is None:
-            return True
+            return self.norm.mean.new_empty(0, dtype=torch.int64)
         sizes = gamma.abs() if beta is None else torch.maximum(gamma.abs(), beta.abs())
-        return bool(gamma.abs().amin() > LEAST_GAMMA[self.options.storage] * sizes.amax())
+        weak = gamma.abs() <= LEAST_GAMMA[self.options.storage] * sizes.amax()
+        found = weak.nonzero().flatten()
+        too_many = len(found) > (len(gamma) // 2 if self.function.splits else 0)
+        return None if too_many else found
+
+
+class _Weak:
+    """Channels of a backward pass that are convolved again; `sums` are those of their gradients."""
+
+    def __init__(self, run: _Backward, channels: Tensor) -> None:
+        self.run, self.channels = run, channels
+        own = (
+            None if t is None else t.detach().index_select(0, channels)
+            for t in (run.norm.mean, run.norm.invstd, run.norm.gamma, run.norm.beta)
+        )
+        self.norm = Normalised(True, *own)  # type: ignore[arg-type]  # mean is no None
+        self.parameters = [
+            None if p is None else p.detach().index_select(0, channels) for p in run.leaves
+        ]
+        self.kept = _Kept(run.function.kept_bytes, run.sources)
+        parts = []
+        for group in run.sources.groups():
+            made = self._convolve(group.dense())
+            grad = run.of_normalised(group, made).index_select(1, channels)
+            parts.append(self.norm.reduce(grad.contiguous(), made))
+            self.kept.put([made])
+        self.sums = add_up(parts)
+
+    def backward(self, dense: list[Tensor], grad: Tensor, over_all: Sums, values: int) -> None:
+        """Replace in these channels the gradient of the normalised maps by that of the maps."""
+        made = (self.kept.take() or [self._convolve(dense)])[0]
+        own = grad.index_select(1, self.channels).to(made.dtype)
+        sums = [of_all.index_select(0, self.channels) for of_all in over_all]
+        self.norm.backward(made, own, (sums[0], sums[1]), values, None, own)
+        grad.index_copy_(1, self.channels, own.to(grad.dtype))
+
+    def _convolve(self, dense: list[Tensor]) -> Tensor:
+        with self.run.autocast():
+            return self.run.function.convolve(dense, self.parameters, True)
 
 
 class _Kept:
