@@ -137,8 +137,10 @@ def _block(
 
     def reader(form: Form, channels: int) -> Reader:
         codec = Maps(form.frame, layout=layout) if on_map else SPECTRA
-        idempotent = form.then is None or form.then.is_idempotent
-        return Reader(channels, codec, form.finish, idempotent)
+        if form.then is None:
+            return Reader(channels, codec, form.finish, lambda grad, _: grad)
+        known = form.then.is_known_by_its_result
+        return Reader(channels, codec, form.finish, form.then.gradient if known else None)
 
     own = [
         BlockStage(

@@ -39,14 +39,14 @@ class Reader:
         channels: How many.
         codec: Unpacks it.
         finish: What is still to be done then.
-        is_idempotent: Whether to do that again changes nothing, as of ReLU; then its gradient is
-            taken from the result.
+        gradient: From the gradient of that and its result, the gradient of what it was given; None
+            where the result does not tell.
     """
 
     channels: int
     codec: Codec
     finish: Callable[[Tensor], Tensor]
-    is_idempotent: bool
+    gradient: Callable[[Tensor, Tensor], Tensor] | None
 
     def read(self, units: Sequence[PackedSpectrum]) -> Tensor:
         """The channels of some images."""
@@ -56,11 +56,13 @@ class Reader:
         self, grad: Tensor, channels: Tensor, units: Sequence[PackedSpectrum]
     ) -> list[Tensor]:
         """The gradients of the units' values from that of the channels."""
-        dense = channels if self.is_idempotent else self.codec.decode(units)
-        dense = dense.detach().requires_grad_()
-        with torch.enable_grad():
-            finished = self.finish(dense)
-        (own,) = torch.autograd.grad(finished, dense, grad.to(finished.dtype))
+        if self.gradient is not None:
+            own = self.gradient(grad.to(channels.dtype), channels)
+        else:
+            dense = self.codec.decode(units).detach().requires_grad_()
+            with torch.enable_grad():
+                finished = self.finish(dense)
+            (own,) = torch.autograd.grad(finished, dense, grad.to(finished.dtype))
         found = self.codec.decode_adjoint(own, units)
         return [g.to(unit.dtype) for g, unit in zip(found, units, strict=True)]
 

@@ -47,9 +47,16 @@ class OnMap:
     pool_mode: str
 
     @property
-    def is_idempotent(self) -> bool:
-        """Whether to do it twice is to do it once."""
+    def is_known_by_its_result(self) -> bool:
+        """Whether `gradient` is there."""
         return self.activation in ("identity", "relu") and max(self.pool) == 1
+
+    def gradient(self, grad: Tensor, result: Tensor) -> Tensor:
+        """The gradient of what it was given, from that of its result, and its result."""
+        if self.activation == "identity":
+            return grad
+        own: Tensor = torch.ops.aten.threshold_backward(grad, result, 0)
+        return own
 
     def size(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """Points of the result; what is left over is dropped."""
