@@ -148,7 +148,8 @@ class SpecNet(Config):
         pool: What pooling layers become: "spectral" crops the band; "average" and "stride" fold the
             spectrum; "max" is for activations of the map.
         batch_norm: "remove", as the paper does, with what it computes in evaluation folded into the
-            convolution before it; or "keep", for activations of the map.
+            convolution before it; or "keep", for activations of the map. Its gradient takes the
+            normalised maps from what is stored, which is exact at threshold 0 in float32.
         learned_scale: Learn s of s tanh(x / s) in each channel.
         compression: Fraction of the half-spectrum to discard besides, 0 <= c < 1.
         storage: How values are stored: "float32", "bfloat16" or "int8".
