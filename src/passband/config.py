@@ -154,6 +154,8 @@ class SpecNet(Config):
         compression: Fraction of the half-spectrum to discard besides, 0 <= c < 1.
         storage: How values are stored: "float32", "bfloat16" or "int8".
         order: "threshold-first", which the paper's text speaks for, or "activation-first".
+        gradient: "masked": what the threshold has made zero has no gradient; or for activations of
+            the map "straight-through": gradients pass the threshold as if it were not there.
 
     Raises:
         ValueError: A value is outside its range.
@@ -174,6 +176,7 @@ class SpecNet(Config):
     compression: float | None = None
     storage: str = "float32"
     order: str = "threshold-first"
+    gradient: str = "masked"
 
     def __post_init__(self) -> None:
         check_band_arguments(self.compression, None, None)

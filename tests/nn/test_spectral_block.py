@@ -28,6 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "no activation": {"threshold": 0.4},
     "learned scale": {"activation": "spectral-tanh", "threshold": 0.4, "learned_scale": True},
     "no threshold": {"activation": "relu", "compression": 0.3},
+    "straight through": {"activation": "relu", "threshold": 0.4, "gradient": "straight-through"},
     "int8": {"activation": "relu", "threshold": 0.4, "storage": "int8"},
 }
 

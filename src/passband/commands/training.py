@@ -72,6 +72,7 @@ def train(
     threshold_order: Annotated[
         str, option(SPECNET, "threshold-first or activation-first.")
     ] = "threshold-first",
+    threshold_gradient: Annotated[str, option(SPECNET, "masked or straight-through.")] = "masked",
     paper: Annotated[
         str | None,
         optional(

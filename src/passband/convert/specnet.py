@@ -66,6 +66,7 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
             config.learned_scale,
             config.storage,
             config.order,
+            config.gradient,
         )
         self.on_map = activation in MAP_ACTIVATIONS
         self._graph: fx.Graph | None = None
@@ -188,6 +189,7 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
             compression=self.config.compression,
             storage=self.config.storage,
             order=self.config.order,
+            gradient=self.config.gradient,
         )
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
             layer.norm = (norm,)

@@ -22,6 +22,7 @@ from passband.spectrum.packed import check_storage
 
 ACTIVATIONS = (*ODD_ACTIVATIONS, *MAP_ACTIVATIONS)
 ORDERS = ("threshold-first", "activation-first")
+GRADIENTS = ("masked", "straight-through")
 POOLS = ("spectral", "average", "stride", "max")
 
 
@@ -32,6 +33,7 @@ def check_stage_arguments(
     learned_scale: bool,
     storage: str,
     order: str = ORDERS[0],
+    gradient: str = GRADIENTS[0],
 ) -> None:
     """Check how a stage is to compute and store.
 
@@ -55,6 +57,10 @@ def check_stage_arguments(
     check_storage(storage)
     if order not in ORDERS:
         raise ValueError(f"order is {order!r}, allowed are {', '.join(ORDERS)}")
+    if gradient not in GRADIENTS:
+        raise ValueError(f"gradient is {gradient!r}, allowed are {', '.join(GRADIENTS)}")
+    if gradient != GRADIENTS[0] and not on_map:
+        raise ValueError(f"gradient {gradient!r} is for activations of the map, not {activation!r}")
 
 
 class _SpectralConv(nn.modules.conv._ConvNd):
@@ -74,12 +80,14 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         compression: float | None = None,
         storage: str = "float32",
         order: str = "threshold-first",
+        gradient: str = "masked",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.configure(
-            threshold, activation, learned_scale, pool, pool_mode, compression, storage, order
-        )
+            threshold, activation, learned_scale, pool, pool_mode, compression, storage, order,
+            gradient,
+        )  # fmt: skip
 
     def configure(
         self,
@@ -91,9 +99,12 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         compression: float | None,
         storage: str,
         order: str,
+        gradient: str,
     ) -> None:
         """Set what follows the convolution; see `SpectralConv2d`."""
-        check_stage_arguments(threshold, activation, pool_mode, learned_scale, storage, order)
+        check_stage_arguments(
+            threshold, activation, pool_mode, learned_scale, storage, order, gradient
+        )
         axes = len(self.kernel_size)
         self.threshold = float(threshold)
         self.activation = activation
@@ -102,6 +113,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         self.compression = compression
         self.storage = storage
         self.activation_first = order == "activation-first"
+        self.passes_gradients = gradient == "straight-through"
         self.next_padding: tuple[tuple[int, int], ...] = ((0, 0),) * axes
         self.norm: tuple[nn.modules.batchnorm._BatchNorm, ...] = ()  # not a submodule of this one
         scale = torch.ones_like(self.weight[:, 0].flatten(1)[:, 0]) if learned_scale else None
@@ -131,6 +143,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         options = StageOptions(
             self.storage,
             sparse=self.threshold > 0,
+            passes=self.passes_gradients,
             image_bytes=stage.image_bytes(input.shape[1]),
             parameter_bytes=self.weight.nbytes,
             **stage.codecs(),
@@ -185,7 +198,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         conv = self._native.__new__(self._native)
         own = {
             *("threshold", "activation", "pool", "pool_mode", "compression", "storage"),
-            *("next_padding", "norm", "activation_first"),
+            *("next_padding", "norm", "activation_first", "passes_gradients"),
         }
         conv.__dict__.update({k: v for k, v in self.__dict__.items() if k not in own})
         conv._parameters = {k: v for k, v in self._parameters.items() if k != "scale"}
@@ -208,6 +221,8 @@ class _SpectralConv(nn.modules.conv._ConvNd):
             parts.append(f"compression={self.compression}")
         if self.storage != "float32":
             parts.append(f"storage={self.storage!r}")
+        if self.passes_gradients:
+            parts.append("gradient='straight-through'")
         return ", ".join(parts)
 
     def _check_keeps_size(self) -> None:
@@ -303,6 +318,11 @@ class SpectralConv2d(_SpectralConv, nn.Conv2d):  # type: ignore[misc]
         compression: Fraction of the half-spectrum to discard besides, 0 <= c < 1.
         storage: How values are kept: "float32", "bfloat16" or "int8".
         order: "threshold-first" or "activation-first".
+        gradient: "masked", of the function as it is: what the threshold has made zero has no
+            gradient; or "straight-through" (Bengio et al., 2013), for activations of the map:
+            gradients pass the threshold as if it were not there, so that what is zero can come
+            back. What is kept is the same; gradients on their way are as large as without a
+            threshold, and batch norm convolves again in the backward pass.
 
     Raises:
         ValueError: A value is outside its range; a spectral convolution is padded so that the map

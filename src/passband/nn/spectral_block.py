@@ -127,6 +127,7 @@ def _block(
     options = StageOptions(
         layers[0].storage,
         layers[0].threshold > 0,
+        layers[0].passes_gradients,
         splits=not any(layer.norm and layer.training for layer in layers),
         image_bytes=layers[0].weight.element_size() * channels * max(points),
         dense_bytes=MAP_BYTES if on_map else SPECTRUM_BYTES,
@@ -146,7 +147,12 @@ def _block(
         BlockStage(
             stage.compute,
             len(layer.stage_parameters()),
-            StageOptions(layer.storage, layer.threshold > 0, writes=stage.writes(layout)),
+            StageOptions(
+                layer.storage,
+                layer.threshold > 0,
+                layer.passes_gradients,
+                writes=stage.writes(layout),
+            ),
             None if stage is stages[-1] else reader(stage.form, layer.out_channels),
             stage.gradient_only if stage.is_known_by_its_result else None,
         )

@@ -51,6 +51,7 @@ class StageLayer(Protocol):
     storage: str
     scale: Tensor | None
     activation_first: bool
+    passes_gradients: bool
     next_padding: tuple[tuple[int, int], ...]
     norm: tuple[nn.modules.batchnorm._BatchNorm, ...]
 
@@ -226,9 +227,10 @@ class SpectralStage:
     ) -> Tensor:
         layer = self.layer
         spectrum = self._before_threshold(sources, parameters, first)
-        spectrum = threshold(spectrum, layer.threshold)
+        kept = threshold(spectrum, layer.threshold)
         if layer.on_map:
-            return spectrum
+            return spectrum + (kept - spectrum).detach() if layer.passes_gradients else kept
+        spectrum = kept
         if not layer.activation_first:
             spectrum = activate(spectrum, layer.activation, parameters[2])
         return self._pool(spectrum)

@@ -44,11 +44,24 @@ class PackedSpectrum:
     """Of the dense spectrum."""
     dtype: torch.dtype
     """Of the dense spectrum."""
+    passes: bool = False
+    """Whether gradients go to all coefficients, as if nothing had been left out or rounded; by
+    default to those that are kept alone."""
 
     @property
     def count(self) -> int:
         """Complex coefficients kept."""
         return self.values.shape[1]
+
+    @property
+    def gradient_bits(self) -> Tensor | None:
+        """A bit per coefficient that gradients go to; None: to all."""
+        return None if self.passes else self.bits
+
+    @property
+    def gradient_count(self) -> int:
+        """Complex coefficients that gradients go to."""
+        return math.prod(self.shape[1:]) if self.passes else self.count
 
     @property
     def density(self) -> float:

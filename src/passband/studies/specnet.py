@@ -49,6 +49,13 @@ MODES: dict[str, dict[str, Any]] = {
         "batch_norm": "keep",
         "storage": "int8",
     },
+    "relu, batch norm, int8, through": {
+        "activation": "relu",
+        "pool": "max",
+        "batch_norm": "keep",
+        "storage": "int8",
+        "threshold_gradient": "straight-through",
+    },
     "relu, cropped": {"activation": "relu", "pool": "spectral"},
     "relu, bfloat16": {"activation": "relu", "pool": "max", "storage": "bfloat16"},
     "relu, int8": {"activation": "relu", "pool": "max", "storage": "int8"},

@@ -38,13 +38,14 @@ class TrainConfig:
         algorithm: How a band-limited convolution is computed.
         memory: "exact" runs blocks around convolutions so that they keep little for the backward
             pass, with the same gradients; see `passband.BandLimit`. None leaves them single.
-        threshold: Beta of a SpecNet; see `passband.SpecNet`, also for the next six.
+        threshold: Beta of a SpecNet; see `passband.SpecNet`, also for the next seven.
         activation: Of a SpecNet.
         pool: Pooling of a SpecNet.
         batch_norm: What becomes of batch norm in a SpecNet.
         learned_scale: Whether a SpecNet's activation has a learned scale.
         storage: How a SpecNet stores values.
         threshold_order: Of a SpecNet's threshold and activation.
+        threshold_gradient: Whether gradients pass a SpecNet's threshold.
         epochs: Passes over the training data.
         batch_size: Examples per step and process.
         lr: Learning rate at the start.
@@ -114,6 +115,7 @@ class TrainConfig:
     learned_scale: bool = False
     storage: str = "float32"
     threshold_order: str = "threshold-first"
+    threshold_gradient: str = "masked"
     epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01
@@ -187,7 +189,8 @@ class TrainConfig:
         elif replace(self.spec_net, compression=None) != SpecNet():
             raise ValueError(
                 f"method is {self.method!r}, which has no threshold, activation, pool, batch_norm, "
-                "learned_scale, storage or threshold_order; use method 'specnet'"
+                "learned_scale, storage, threshold_order or threshold_gradient; use method "
+                "'specnet'"
             )
         self._check_frequency()
 
@@ -203,6 +206,7 @@ class TrainConfig:
             compression=self.compression,
             storage=self.storage,
             order=self.threshold_order,
+            gradient=self.threshold_gradient,
         )
 
     @property

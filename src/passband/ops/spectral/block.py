@@ -26,6 +26,7 @@ from passband.ops.spectral.stage import (
     StoredSpectrum,
     add_gradient,
     autocast_state,
+    encode,
     placeholder,
 )
 from passband.spectrum.packed import PackedSpectrum
@@ -170,9 +171,7 @@ class _Block(torch.autograd.Function):
                 channels.add(reader.read(units))
             for stage, own, result in zip(block.stages, parameters, results, strict=True):
                 dense = stage.function([channels.some(0, channels.count)], own, True)
-                made = stage.options.writes.encode(
-                    dense.detach(), group.images, stage.options.storage, stage.options.sparse
-                )
+                made = encode(dense, group.images, stage.options)
                 result += made
                 if stage.reader is not None:
                     channels.add(stage.reader.read(made))
@@ -295,7 +294,7 @@ class _Backward:
             else:
                 known = self.channels.some(count, stage.reader.channels)
                 result = stage.gradient_only([given], leaves, known)
-        own = [(u, u.bits, g) for u, g in zip(self.results[place], of_values, strict=True)]
+        own = [(u, u.gradient_bits, g) for u, g in zip(self.results[place], of_values, strict=True)]
         cotangent = stage.options.writes.encode_adjoint(own, result.device).to(result.dtype)
         found = iter(torch.autograd.grad(result, wanted, cotangent, allow_unused=True))
         del result, cotangent
@@ -324,7 +323,7 @@ class _Backward:
 
 def _kept(stage: BlockStage, units: Sequence[PackedSpectrum]) -> list[Tensor | None]:
     """What is kept of a result: all of it where other stages read it, else its bits."""
-    return [u.bits for u in units] if stage.reader is None else unit_tensors(units)
+    return [u.gradient_bits for u in units] if stage.reader is None else unit_tensors(units)
 
 
 def _with_kept(

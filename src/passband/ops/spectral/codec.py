@@ -89,9 +89,10 @@ class Spectra:
         images = [unit.shape[2] for unit in units]
         if not kernels.suits(1, grad):
             parts = torch.split(grad, images, 2)
-            return [gather(g, unit.bits) for g, unit in zip(parts, units, strict=True)]
+            return [gather(g, unit.gradient_bits) for g, unit in zip(parts, units, strict=True)]
+        table = _spectra_table(grad.shape[1])
         return [
-            kernels.gather(_spectra_table(grad.shape[1]), part, unit.bits, unit.count)
+            kernels.gather(table, part, unit.gradient_bits, unit.gradient_count)
             for part, unit in zip(torch.split(_rows(grad), images, 1), units, strict=True)
         ]
 
@@ -157,7 +158,7 @@ class Maps:
         parts = torch.split(grad, [unit.shape[2] for unit in units])
         table, geometry, left = self.frame.synthesis_table, self.frame.geometry, list(free)
         return [
-            kernels.pick(table, part, unit.bits, geometry, _memory(unit, left))
+            kernels.pick(table, part, unit.gradient_bits, geometry, _memory(unit, left))
             for part, unit in zip(parts, units, strict=True)
         ]
 
@@ -285,12 +286,12 @@ def _suit(axes: int, units: Sequence[PackedSpectrum]) -> bool:
 
 def _memory(unit: PackedSpectrum, left: list[Tensor]) -> Tensor:
     """Room for the gradient of a unit's values: one of those left, which is taken out, or new."""
-    needed = 2 * unit.count
+    needed = 2 * unit.gradient_count
     for place, tensor in enumerate(left):
         fits = needed <= tensor.numel() <= 1.5 * needed  # a larger one would waste its rest
         if fits and tensor.dtype == torch.float32 and tensor.is_contiguous():
             return left.pop(place).view(-1)[:needed].view(2, -1)
-    return torch.empty(2, unit.count)
+    return torch.empty(2, unit.gradient_count)
 
 
 def _scale_of(unit: PackedSpectrum, values: Tensor) -> Tensor | None:

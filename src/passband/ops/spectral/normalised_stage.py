@@ -128,7 +128,8 @@ class _NormalisedStage(torch.autograd.Function):
             results += encode(made, group.images, options)
         own = (norm.mean, norm.invstd, gamma, beta)
         ctx.by_result = function.finish is None and _tells_maps(options)
-        of_results = unit_tensors(results) if ctx.by_result else [unit.bits for unit in results]
+        bits = [unit.gradient_bits for unit in results]
+        of_results = unit_tensors(results) if ctx.by_result else bits
         ctx.save_for_backward(*sources.tensors(), *of_results, *own, *given, *parameters)
         ctx.function, ctx.options, ctx.counts = function, options, (stored, maps)
         ctx.autocast = autocast_state(tensors)
@@ -157,8 +158,8 @@ class _NormalisedStage(torch.autograd.Function):
 
 
 def _tells_maps(options: StageOptions) -> bool:
-    """Whether what is stored is the spectrum of the maps, but for the threshold."""
-    return isinstance(options.writes, Maps) and options.writes.is_whole
+    """Whether what is stored is the spectrum of the maps, wherever a gradient comes back."""
+    return isinstance(options.writes, Maps) and options.writes.is_whole and not options.passes
 
 
 class _Backward:

@@ -25,6 +25,7 @@ class StageOptions:
     Args:
         storage: How values are stored; see `passband.spectrum.packed.pack`.
         sparse: Whether the result has zeros to leave out.
+        passes: Whether gradients go to what is left out as well.
         splits: Whether the images are independent of each other.
         image_bytes: Of one image, the largest dense tensor.
         parameter_bytes: Of the parameters.
@@ -38,6 +39,7 @@ class StageOptions:
 
     storage: str = "float32"
     sparse: bool = True
+    passes: bool = False
     splits: bool = True
     image_bytes: int = 0
     parameter_bytes: int = 0

@@ -8,7 +8,8 @@ no dense spectrum of the whole batch exists.
 
 Between stages, a spectrum is a `StoredSpectrum`. The tensors that autograd sees of it are
 placeholders of the shape of its values, which need no memory; the gradients that come back for
-them are those of the kept coefficients alone. Such a gradient belongs to the stage that it comes
+them are those of the kept coefficients alone, or of all where the threshold lets gradients
+through. Such a gradient belongs to the stage that it comes
 back to, which may use its memory for that of its own source.
 """
 
@@ -140,7 +141,7 @@ class _Stage(torch.autograd.Function):
                 results += encode(dense, images.images, options)
             else:
                 maps_made.append(dense)
-        bits = [unit.bits for unit in results]
+        bits = [unit.gradient_bits for unit in results]
         ctx.save_for_backward(*sources.tensors(), *bits, *given, *parameters)
         ctx.sources, ctx.results = sources.without_tensors(), [bare(unit) for unit in results]
         ctx.set_materialize_grads(False)
@@ -205,7 +206,7 @@ class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spectrum: Tensor, options: StageOptions) -> Any:
         units = encode(spectrum, unit_sizes(spectrum.shape[2]), replace(options, writes=SPECTRA))
-        ctx.save_for_backward(*(unit.bits for unit in units))
+        ctx.save_for_backward(*(unit.gradient_bits for unit in units))
         ctx.units, ctx.device = [bare(unit) for unit in units], spectrum.device
         ctx.set_materialize_grads(False)
         return (tuple(units), *(placeholder(unit) for unit in units))
@@ -219,7 +220,7 @@ class _Pack(torch.autograd.Function):
 class _Unpack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, units: tuple[PackedSpectrum, ...], *_: Tensor) -> Tensor:
-        ctx.save_for_backward(*(unit.bits for unit in units))
+        ctx.save_for_backward(*(unit.gradient_bits for unit in units))
         ctx.images = [unit.shape[2] for unit in units]
         return torch.cat([unpack(unit) for unit in units], 2)
 
@@ -232,12 +233,14 @@ class _Unpack(torch.autograd.Function):
 
 def encode(dense: Tensor, images: list[int], options: StageOptions) -> list[PackedSpectrum]:
     """What a stage stores of the images of some units."""
-    return options.writes.encode(dense.detach(), images, options.storage, options.sparse)
+    units = options.writes.encode(dense.detach(), images, options.storage, options.sparse)
+    return [replace(unit, passes=True) for unit in units] if options.passes else units
 
 
 def placeholder(unit: PackedSpectrum) -> Tensor:
-    """A tensor of the shape of the values, in the spectrum's type, without memory."""
-    return torch.zeros((), dtype=unit.dtype, device=unit.values.device).expand(2, unit.count)
+    """What autograd knows of a unit: of the shape of its gradient, without memory."""
+    zero = torch.zeros((), dtype=unit.dtype, device=unit.values.device)
+    return zero.expand(2, unit.gradient_count)
 
 
 def add_gradient(sums: list[Tensor | None], index: int, grad: Tensor | None) -> None:
