@@ -40,12 +40,12 @@ _LARGE = {"images": 16_000, "test_images": 5_000}
 _WHOLE = {"images": 50_000, "test_images": 10_000, "batch_size": 128, "epochs": 2, "lr": 0.1}
 PLANS = (
     Plan("vgg8", "0.02,0.007", f"dense,{_PLAIN},chain,small", **_LARGE),
-    Plan("vgg8", "0.1", _PLAIN, **_LARGE),
-    Plan("resnet20", "0.1,0.05,0.02,0.01,0.007,0.005", f"dense,{_PLAIN}"),
+    Plan("vgg8", "0.1,0.05,0.01,0.005", _PLAIN, **_LARGE),
     *(
-        Plan(network, "0.1,0.02,0.007", f"dense,{_PLAIN}")
-        for network in ("resnet56", "vgg13", "mobilenetv2", "wrn-40-2", "densenet121")
+        Plan(network, "0.1,0.05,0.02,0.01,0.007,0.005", f"dense,{_PLAIN}")
+        for network in ("resnet20", "resnet56", "vgg13", "mobilenetv2", "resnet18", "wrn-40-2")
     ),
+    Plan("densenet121", "0.1,0.02,0.007", f"dense,{_PLAIN}"),
     Plan("vgg8", "0.007", "chain,small,chain-budget,small-budget", **_WHOLE),
     Plan("vgg8", "0.02", "chain-budget,small-budget", **_WHOLE),
     Plan("vgg8", "0.02,0.007", "chain-budget,small-budget", **_WHOLE | {"epochs": 12}),
