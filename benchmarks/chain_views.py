@@ -1,6 +1,6 @@
 """Tables of the frequency chain for the documents."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from tables import Results, Row, cell, markdown
@@ -99,13 +99,14 @@ def accuracy(results: "Results") -> str:
 def _means(
     groups: Sequence[tuple[tuple[str, str, str], dict[str, Row]]], shown: Sequence[str]
 ) -> list[list[str]]:
-    """A line per fraction kept that was pruned to in every network: the means over networks."""
+    """A line per fraction kept: the means over the networks that were pruned to all of them."""
     pruned = [(network, keep, rows) for (network, _, keep), rows in groups if "pruned" in rows]
-    networks = {network for network, _, _ in pruned}
+    keeps = sorted({keep for _, keep, _ in pruned}, key=float, reverse=True)
+    of_network = Counter(network for network, _, _ in pruned)
     body = []
-    for keep in dict.fromkeys(keep for _, keep, _ in pruned):
-        own = [rows for _, k, rows in pruned if k == keep]
-        if len(own) < len(networks):
+    for keep in keeps:
+        own = [rows for name, k, rows in pruned if k == keep and of_network[name] == len(keeps)]
+        if not own:
             continue
         fewer = sum(float(rows["small-budget"]["macs_ratio"]) for rows in own) / len(own)
         body.append([f"**mean of {len(own)}**", "", keep, f"- / {fewer:.3g}"])
