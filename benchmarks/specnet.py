@@ -81,6 +81,11 @@ def ways(network: str) -> list[Way]:
             on_map(0.0, batch_norm="keep", storage="int8"),
             batch_norm=True,
         ),
+        Way(
+            "relu, batch norm kept, int8, beta 0.5, straight-through",
+            on_map(0.5, batch_norm="keep", storage="int8", gradient="straight-through"),
+            batch_norm=True,
+        ),
         Way("spectral-tanh, beta 1", pb.SpecNet(1.0)),
     ]
     return found
@@ -149,7 +154,8 @@ def _checkpointed(layer: DenseLayer, x: Tensor) -> Tensor:
 
 def key(model: str, config: pb.SpecNet) -> str:
     """What a run must have in common with a way."""
-    return f"{model} {config.activation} {config.threshold:g} {config.storage} {config.batch_norm}"
+    stored = f"{config.threshold:g} {config.storage} {config.gradient}"
+    return f"{model} {config.activation} {stored} {config.batch_norm}"
 
 
 def runs_in(folders: list[Path]) -> Iterator[tuple[Path, dict[str, Any], dict[str, Any]]]:
@@ -208,6 +214,8 @@ def _method(config: dict[str, Any]) -> tuple[str, float | str]:
     words += ["learned scale"] if config["learned_scale"] else []
     words += [f"pool {config['pool']}", *(["batch norm kept"] if norm else [])]
     words += [config["storage"]] if config["storage"] != "float32" else []
+    gradient = config.get("threshold_gradient", "masked")  # older runs know no other
+    words += [gradient] if gradient != "masked" else []
     return ", ".join(words), config["threshold"]
 
 
