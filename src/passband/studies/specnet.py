@@ -56,6 +56,11 @@ MODES: dict[str, dict[str, Any]] = {
         "storage": "int8",
         "threshold_gradient": "straight-through",
     },
+    "relu, through": {
+        "activation": "relu",
+        "pool": "max",
+        "threshold_gradient": "straight-through",
+    },
     "relu, cropped": {"activation": "relu", "pool": "spectral"},
     "relu, bfloat16": {"activation": "relu", "pool": "max", "storage": "bfloat16"},
     "relu, int8": {"activation": "relu", "pool": "max", "storage": "int8"},
