@@ -175,8 +175,9 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         for norm in stage.layer.norm:
             call = norm_call(norm)
             if call.batch_statistics:
-                splits = stage.layer.groups == 1
-                function = NormalisedFunction(stage.convolve, call, stage.finish, splits=splits)
+                function = NormalisedFunction(
+                    stage.convolve, call, stage.finish, splits_channels=stage.layer.groups == 1
+                )
                 *others, gamma, beta = parameters
                 return run_normalised_stage(function, sources, others, gamma, beta, options)
         return run_stage(stage.compute, sources, parameters, options)

@@ -49,7 +49,7 @@ class Pool:
         if self.kind == "average":
             averages = F.avg_pool2d(rows, *self._of_average)
             return averages.squeeze(2) if maps.dim() == 3 else averages, None
-        if self._by_kernels(rows):
+        if self.is_by_kernels(rows):
             maxima, places = kernels.maxima(rows, self.kernel)
             return (maxima.squeeze(2) if maps.dim() == 3 else maxima), places
         # a part at a time, because 64-bit indices need much memory
@@ -88,7 +88,7 @@ class Pool:
     def backward_max(self, grad: Tensor, place: Tensor, to: Tensor) -> None:
         """Write the gradient of the maps; `place` is where in its window each maximum stands."""
         rows, grad = _as_maps(to), _as_maps(grad)
-        if self._by_kernels(rows) and place.is_contiguous():
+        if self.is_by_kernels(rows) and place.is_contiguous():
             kernels.maxima_gradient(grad.to(rows.dtype).contiguous(), place, self.kernel, rows)
             return
         indices = self.indices(place, rows.shape[-1])
@@ -103,13 +103,16 @@ class Pool:
             _as_maps(grad), rows, *self._of_average, grad_input=rows
         )
 
-    def _by_kernels(self, rows: Tensor) -> bool:
-        """Whether the windows lie side by side, in maps that the kernels take.
+    def is_by_kernels(self, maps: Tensor) -> bool:
+        """Whether these are maxima of windows side by side, in maps that the kernels take.
 
-        Of maps whose channels are innermost, torch's own operator is as fast.
+        Maps whose channels are innermost are left to torch's operator.
         """
+        rows = _as_maps(maps)
         return (
-            self.kernel == self.stride
+            self.kind == "max"
+            and self.fits
+            and self.kernel == self.stride
             and (self.padding, self.dilation) == ((0, 0), (1, 1))
             and not self.ceil_mode
             and self.kernel[1] <= kernels.MOST_COLUMNS

@@ -79,7 +79,7 @@ class Spectra:
 
     def decode(self, units: Sequence[PackedSpectrum]) -> Tensor:  # noqa: D102
         if _suit(1, units):
-            return self._written([_values_of(unit) for unit in units])
+            return self._written([(u, u.bits, _kernel_values(u)) for u in units])
         parts = [unpack(unit) for unit in units]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
@@ -148,7 +148,9 @@ class Maps:
     def decode(self, units: Sequence[PackedSpectrum]) -> Tensor:  # noqa: D102
         if not _suit(len(self.frame.size), units):
             return self.frame.to_map(SPECTRA.decode(units))
-        return self._written(self.frame.synthesis_table, [_values_of(unit) for unit in units])
+        return self._written(
+            self.frame.synthesis_table, [(u, u.bits, _kernel_values(u)) for u in units]
+        )
 
     def decode_adjoint(  # noqa: D102
         self, grad: Tensor, units: Sequence[PackedSpectrum], free: Sequence[Tensor] = ()
@@ -186,9 +188,9 @@ class Maps:
         for (unit, bits, grad), own in zip(units, stored, strict=True):
             grad = own.values.new_zeros(2, own.count, dtype=own.dtype) if grad is None else grad
             if self._by_kernels(grad):
-                zeros = grad.new_zeros(channels)
-                mix = self._mixture(own, zeros, zeros, zeros)
-                sums += kernels.products(self.frame.analysis_table, grad, bits, unit.shape[2], mix)
+                values, lanes = _kernel_values(own), (unit.shape[2], channels)
+                table = self.frame.analysis_table
+                sums += kernels.products(table, grad, bits, lanes, values, own.scale)
                 continue
             gradient, spectrum = scatter(grad, bits, unit.shape), unpack(own)
             sums[0] += (gradient * spectrum).sum((0, 1, 2))
@@ -226,9 +228,8 @@ class Maps:
     def _mixture(
         self, stored: PackedSpectrum, first: Tensor, second: Tensor, constant: Tensor
     ) -> kernels.Mixture:
-        values = stored.values if stored.scale is not None else stored.values.float()
         ratio = self.frame.synthesis_by_analysis
-        return kernels.Mixture(values, stored.scale, ratio, first, second, constant)
+        return kernels.Mixture(_kernel_values(stored), stored.scale, ratio, first, second, constant)
 
     def _written(
         self,
@@ -274,9 +275,9 @@ def _packed(
     return units
 
 
-def _values_of(unit: PackedSpectrum) -> Kept:
+def _kernel_values(unit: PackedSpectrum) -> Tensor:
     """The values of a unit as the kernels take them: 32-bit ones, or with a scale 8-bit ones."""
-    return unit, unit.bits, unit.values if unit.scale is not None else unit.values.float()
+    return unit.values if unit.scale is not None else unit.values.float()
 
 
 def _suit(axes: int, units: Sequence[PackedSpectrum]) -> bool:

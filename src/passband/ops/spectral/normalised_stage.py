@@ -67,14 +67,15 @@ class NormalisedFunction:
         kept_bytes: What each of the stage's maps of the whole batch may have to be kept for a
             while: the convolution's alone, or where they fit together what goes into it and their
             gradient as well.
-        splits: Whether some rows of the parameters make the maps of as many channels: no groups.
+        splits_channels: Whether some rows of the parameters make the maps of as many channels,
+            as they do where there are no groups.
     """
 
     convolve: StageFunction
     norm: NormCall
     finish: Finish | None = None
     kept_bytes: int = KEPT_BYTES
-    splits: bool = True
+    splits_channels: bool = True
 
 
 def run_normalised_stage(
@@ -222,10 +223,10 @@ class _Backward:
             dense, own = group.dense(), slice(group.first, group.last)
 
             def gradient(_: Tensor, dense: Any = dense, own: Any = own) -> Tensor:
-                of_maps = codec.encode_adjoint_with(self.units[own], self.stored[own], *numbers)
+                found = codec.encode_adjoint_with(self.units[own], self.stored[own], *numbers)
                 if again is not None:
-                    again.backward(dense, of_maps, over_all, values)
-                return of_maps
+                    again.backward(dense, found, over_all, values)
+                return found
 
             self._through(group, dense, False, gradient)
         return sums
@@ -306,7 +307,7 @@ class _Backward:
         sizes = gamma.abs() if beta is None else torch.maximum(gamma.abs(), beta.abs())
         weak = gamma.abs() <= LEAST_GAMMA[self.options.storage] * sizes.amax()
         found = weak.nonzero().flatten()
-        too_many = len(found) > (len(gamma) // 2 if self.function.splits else 0)
+        too_many = len(found) > (len(gamma) // 2 if self.function.splits_channels else 0)
         return None if too_many else found
 
 

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from passband.ops.conv_block.kernels import apply as kernels_apply
 from passband.ops.conv_block.pooling import Pool
 from passband.ops.conv_block.single import max_pool
 from passband.ops.spectral.resample import low_pass_and_sample
@@ -88,8 +87,8 @@ class OnMap:
     def _maxima(self, maps: Tensor) -> Tensor:
         window = (*(1,) * (2 - len(self.pool)), *self.pool)
         pool = Pool("max", (window[0], window[1]), (window[0], window[1]), (0, 0))
-        if is_evaluated_eagerly() and pool.fits and kernels_apply(maps.detach()):
-            return max_pool(maps, pool)  # torch's is several times slower on a CPU
+        if is_evaluated_eagerly() and pool.is_by_kernels(maps):
+            return max_pool(maps, pool)
         return (
             F.max_pool1d(maps, self.pool) if len(self.pool) == 1 else F.max_pool2d(maps, self.pool)
         )

@@ -66,25 +66,20 @@ INLINE void gradient_of(const pool_job *j, index_t rows, index_t columns, index_
     }
 }
 
-static void maxima_task(const void *arguments, index_t task) {
-    const pool_job *j = arguments;
+/* Each block of a task; the usual window is compiled for itself. */
+INLINE void each_block(const pool_job *j, index_t task,
+                       void (*run)(const pool_job *, index_t, index_t, index_t)) {
     for (index_t first = task * TASK; first < least(j->count, (task + 1) * TASK); first += BLOCK) {
         if (j->rows == 2 && j->columns == 2)
-            maxima_of(j, 2, 2, first);
+            run(j, 2, 2, first);
         else
-            maxima_of(j, j->rows, j->columns, first);
+            run(j, j->rows, j->columns, first);
     }
 }
 
-static void gradient_task(const void *arguments, index_t task) {
-    const pool_job *j = arguments;
-    for (index_t first = task * TASK; first < least(j->count, (task + 1) * TASK); first += BLOCK) {
-        if (j->rows == 2 && j->columns == 2)
-            gradient_of(j, 2, 2, first);
-        else
-            gradient_of(j, j->rows, j->columns, first);
-    }
-}
+static void maxima_task(const void *j, index_t task) { each_block(j, task, maxima_of); }
+
+static void gradient_task(const void *j, index_t task) { each_block(j, task, gradient_of); }
 
 INLINE pool_job job_of(const float *maps, index_t planes, index_t height, index_t width,
                        index_t rows, index_t columns, const float *pooled, const uint8_t *place) {

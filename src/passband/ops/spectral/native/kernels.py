@@ -160,24 +160,22 @@ def suits(axes: int, *tensors: Tensor | None) -> bool:
 def analyze(maps: Tensor, geometry: ConvGeometry) -> Tensor:
     """Real coefficients (frequencies, B, C) of maps, as `matmul.analyze` gives them."""
     coefficients = empty((_frequencies(geometry), *maps.shape[:2]))
-    library = transforms.load_library()
-    assert library is not None, "suits() was not asked"
-    planes = maps.shape[0] * maps.shape[1]
-    library.passband_analyze(
-        maps_argument(maps), planes, *conv_tables(geometry).inputs.pointers,
-        coefficients.data_ptr(), planes, None, torch.get_num_threads(),
-    )  # fmt: skip
+    _transform("analyze", maps, coefficients, geometry)
     return coefficients
 
 
 def synthesize(coefficients: Tensor, maps: Tensor, geometry: ConvGeometry) -> None:
     """Write the maps (B, C, n1, ..) of real coefficients, as `matmul.analyze_adjoint` has them."""
+    _transform("synthesize", maps, coefficients.contiguous(), geometry)
+
+
+def _transform(name: str, maps: Tensor, coefficients: Tensor, geometry: ConvGeometry) -> None:
     library = transforms.load_library()
     assert library is not None, "suits() was not asked"
     planes = maps.shape[0] * maps.shape[1]
-    library.passband_synthesize(
+    getattr(library, f"passband_{name}")(
         maps_argument(maps), planes, *conv_tables(geometry).inputs.pointers,
-        coefficients.contiguous().data_ptr(), planes, None, torch.get_num_threads(),
+        coefficients.data_ptr(), planes, None, torch.get_num_threads(),
     )  # fmt: skip
 
 
@@ -200,7 +198,12 @@ def unpack(
 
 
 def products(
-    table: BinsTable, values: Tensor, bits: Tensor | None, images: int, mix: Mixture
+    table: BinsTable,
+    values: Tensor,
+    bits: Tensor | None,
+    lanes: tuple[int, int],
+    others: Tensor,
+    units: Tensor | None,
 ) -> Tensor:
     """Sums over images and coefficients (3, C), in float64: of the products g x, of g and of x.
 
@@ -210,15 +213,17 @@ def products(
         table: Of the bins.
         values: Of g, (2, count).
         bits: Of those that are kept; None: all are.
-        images: How many.
-        mix: x, and the channels.
+        lanes: Images and channels.
+        others: Of x, likewise.
+        units: Of those, if they are 8-bit ones.
     """
     values = values.contiguous()
-    channels = len(mix.first)
+    images, channels = lanes
+    x = _Mixture(others.data_ptr(), _pointer(units), channels=channels)
     sums = torch.empty(-(-table.bins // _CHUNK_BINS), 3, channels, dtype=torch.float64)
     _library().passband_products(
         ctypes.byref(table.structure), images * channels, _pointer(bits), values.shape[1],
-        values.data_ptr(), mix.structure, sums.data_ptr(), _offsets(table),
+        values.data_ptr(), x, sums.data_ptr(), _offsets(table),
         torch.get_num_threads(),
     )  # fmt: skip
     return sums.sum(0)
