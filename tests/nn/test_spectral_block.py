@@ -101,7 +101,7 @@ def test_the_same_as_one_by_one(name: str, with_last: bool, blocks: list[Any]) -
         if name != "batch norm, threshold" or key == "maps" or key in dict(model.named_buffers()):
             assert_close(value.double(), expected[key].double())
         else:  # by itself, a layer takes the normalised maps of the way back from what is stored
-            assert_close(value.double(), expected[key].double(), 0.2)
+            assert_close(value.double(), expected[key].double(), 0.1)
 
 
 def test_synchronised_batch_norm_runs_one_by_one(blocks: list[Any]) -> None:
