@@ -2,7 +2,7 @@
 
     python benchmarks/specnet.py accuracy RUNS [RUNS ...]   # what finished runs reached: a CSV
     python benchmarks/specnet.py memory [--runs RUNS ...]   # memory and time of steps: another
-    python benchmarks/specnet.py figures RUNS [RUNS ...]    # curves of them, for docs/specnet.md
+    python benchmarks/specnet.py figures RUNS [RUNS ...] --network NAME     # curves, for the docs
 
 RUNS are the run folders of `passband study specnet` (OUT/runs), or of `passband train`. `memory`
 takes a SpecNet's weights from the run that has its network, mode and threshold, since what is kept
@@ -265,23 +265,30 @@ def draw(network: str, folders: list[Path]) -> None:
     from passband.report.run_report import read_metrics
     from passband.train.run_folder import RunFolder
 
-    rows = [row for row in accuracy(folders) if row["network"] == network]
     methods: dict[str, dict[float, tuple[float, float]]] = {}
-    for row in rows:
-        if row["beta"] != "":
+    twins: dict[str, float] = {}
+    for row in accuracy(folders):
+        if row["network"] == network and row["beta"] == "":
+            twins[row["method"]] = row["accuracy"]
+        elif row["network"] == network:
             points = methods.setdefault(row["method"], {})
             points[row["beta"]] = (row["accuracy"], row["kept"])
-    methods = {name: points for name, points in methods.items() if len(points) > 1}
-    title, docs = f"{network}: accuracy and memory against beta", RESULTS.parents[1] / "docs"
-    figure = against_threshold(methods, title=title, accuracy=rows[0]["accuracy"])
+    docs = RESULTS.parents[1] / "docs"
+    title = f"{network}: accuracy and memory against beta"
+    figure = against_threshold(methods, title=title, twins=twins)
     figure.savefig(docs / f"{network}-threshold.svg", metadata={"Date": None})
-    curves = {
-        f"{found[0]} {found[1]}".strip(): read_metrics(RunFolder(run).metrics)
-        for run, config, _ in runs_in(folders)
-        if (found := _method(config))[1] in ("", 1.0) and config["model"] == network
-    }
-    figure = learning_curves(curves, title=f"{network}: learning curves, beta 1 and the twin")
+    curves = {}
+    for run, config, _ in runs_in(folders):
+        method, beta = _method(config)
+        of_network = config["model"].removesuffix("-bn") == network
+        if of_network and (beta == "" or beta == min(methods[method], key=_from_one)):
+            curves[f"{method} {beta}".strip()] = read_metrics(RunFolder(run).metrics)
+    figure = learning_curves(curves, title=f"{network}: learning curves, beta 1 or nearest")
     figure.savefig(docs / f"{network}-learning.svg", metadata={"Date": None})
+
+
+def _from_one(beta: float) -> float:
+    return abs(beta - 1)
 
 
 def main() -> None:
@@ -297,7 +304,7 @@ def main() -> None:
     memory.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
     figures = commands.add_parser("figures", help="curves of finished runs, for the docs")
     figures.add_argument("runs", nargs="+", type=Path)
-    figures.add_argument("--network", default="speclenet")
+    figures.add_argument("--network", required=True)
     given = parser.parse_args()
     if given.command == "figures":
         draw(given.network, given.runs)

@@ -6,7 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from passband.report.figures import accuracy_against_compression, learning_curves, new_figure
+from passband.report.figures import (
+    accuracy_against_compression,
+    against_threshold,
+    learning_curves,
+    new_figure,
+)
 from passband.report.html import png
 
 CURVES = {
@@ -90,6 +95,27 @@ def test_a_single_epoch_is_visible() -> None:
 def test_learning_curves_of_nothing_are_an_error() -> None:
     with pytest.raises(ValueError, match="runs is empty"):
         learning_curves({}, title="t")
+
+
+def test_accuracy_and_memory_against_the_threshold_beside_both_twins() -> None:
+    methods = {"a": {1.0: (0.6, 0.1), 0.0: (0.7, 0.4)}}
+    figure = against_threshold(methods, title="t", twins={"twin": 0.5, "twin, batch norm": 0.8})
+    upper, lower = figure.axes
+    plain, normalised, own = upper.lines
+    assert list(own.get_xdata()) == [0, 1]  # sorted
+    np.testing.assert_allclose(own.get_ydata(), [70, 60])
+    np.testing.assert_allclose(lower.lines[0].get_ydata(), [40, 10])
+    np.testing.assert_allclose([plain.get_ydata()[0], normalised.get_ydata()[0]], [50, 80])
+    assert plain.get_linestyle() != normalised.get_linestyle()
+
+
+def test_legends_of_long_names_stay_within_the_figure() -> None:
+    curves = {f"a name of {i} that is as long as names of methods become": CURVES for i in range(5)}
+    figure = learning_curves(curves, title="t")
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
 
 
 def test_long_titles_are_broken() -> None:

@@ -5,6 +5,7 @@ chosen and nothing global changes. Figures are about 13 cm wide: two fit side by
 fills a phone, and the letters stay readable on both.
 """
 
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -179,18 +180,36 @@ def _legend_of_curves(axes: "Axes", figure: "Figure", *, several_runs: bool) -> 
         lines.Line2D([], [], color=colour, linestyle=style, label=part)
         for part, style in (("test", "-"), ("training", "--"))
     ]
-    figure.legend(handles=handles, fontsize=9, frameon=False, loc="outside lower center", ncols=3)
+    _legend_below(figure, handles)
+
+
+def _legend_below(figure: "Figure", handles: Sequence[Any]) -> None:
+    """A legend under the panels, in as many columns as its names leave room for.
+
+    The figure grows with its rows, so that the panels do not shrink.
+    """
+    longest = max(len(handle.get_label()) for handle in handles)
+    columns = max(1, min(3, 66 // (longest + 6)))  # letters that fit side by side
+    rows = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.18 * max(0, rows - 2))
+    figure.legend(
+        handles=handles, fontsize=9, frameon=False, loc="outside lower center", ncols=columns
+    )
 
 
 def against_threshold(
-    methods: Mapping[str, Mapping[float, tuple[float, float]]], *, title: str, accuracy: float
+    methods: Mapping[str, Mapping[float, tuple[float, float]]],
+    *,
+    title: str,
+    twins: Mapping[str, float],
 ) -> "Figure":
     """Accuracy and memory against SpecNet's threshold, a line per method.
 
     Args:
         methods: Name of a method to {threshold: (accuracy, memory relative to the twin)}.
         title: What was trained.
-        accuracy: The spatial twin's, a dashed line.
+        twins: Names of the spatial twins (with and without batch norm) to their accuracy, a
+            broken line each.
 
     Raises:
         ValueError: Nothing to draw.
@@ -199,7 +218,8 @@ def against_threshold(
         raise ValueError(f"methods is {dict(methods)!r}; give at least one point for each method")
     figure = new_figure(WIDTH_INCHES, 5.2, title=title)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    upper.axhline(100 * accuracy, color=GREY, linestyle="--", linewidth=1.6, label="spatial twin")
+    for (name, accuracy), style in zip(twins.items(), itertools.cycle(("--", ":", "-."))):
+        upper.axhline(100 * accuracy, color=GREY, linestyle=style, linewidth=1.6, label=name)
     for index, (name, points) in enumerate(methods.items()):
         look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
         at = sorted(points)
@@ -207,5 +227,5 @@ def against_threshold(
         lower.plot(at, [100 * points[beta][1] for beta in at], **look)
     style_axes(upper, y="test accuracy, %")
     style_axes(lower, x="threshold", y="bytes kept, % of the twin's")
-    figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=2)
+    _legend_below(figure, upper.get_legend_handles_labels()[0])
     return figure
