@@ -356,6 +356,26 @@ def test_a_wrong_input_is_refused() -> None:
         layer(torch.zeros(3, 8, 8))
 
 
+class NormalisedByStored(torch.autograd.Function):
+    """Batch norm of a batch, whose gradient sees of the normalised maps what has been stored."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, stored: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        ctx.save_for_backward(maps, stored, gamma, beta)
+        return F.batch_norm(maps, None, None, gamma, beta, training=True)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        maps, stored, *numbers = ctx.saved_tensors
+        gamma, beta = (number.view(1, -1, 1, 1) for number in numbers)
+        over = {"dim": (0, 2, 3), "keepdim": True}
+        invstd = (maps.var(**over, correction=0) + 1e-5).rsqrt()
+        of_gamma = (grad * (stored - beta) / gamma).sum(**over)
+        along = (stored - stored.mean(**over)) / gamma * of_gamma * (gamma.numel() / maps.numel())
+        of_maps = gamma * invstd * (grad - grad.mean(**over) - along)
+        return of_maps, None, of_gamma.flatten(), grad.sum((0, 2, 3))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)  # float32: by kernels
 @pytest.mark.parametrize("storage", ["float32", "int8"])
 @pytest.mark.parametrize("norm", [False, True])
@@ -363,7 +383,8 @@ def test_a_wrong_input_is_refused() -> None:
 def test_straight_through_gradients(
     order: str, norm: bool, storage: str, dtype: torch.dtype
 ) -> None:
-    """They are those of maps to which something has been added that is no function of them."""
+    """They are those of maps to which something has been added that is no function of them; batch
+    norm goes back by the maps that have been stored."""
     torch.manual_seed(0)
     options: dict[str, Any] = {"padding": 1, "order": order, "storage": storage, "dtype": dtype}
     options |= {"activation": "relu", "threshold": 0.7, "gradient": "straight-through"}
@@ -372,6 +393,8 @@ def test_straight_through_gradients(
     if norm:
         for layer, own in zip(layers, norms, strict=True):
             layer.norm = (own,)
+            nn.init.uniform_(own.weight, 0.5, 1.5)
+            nn.init.uniform_(own.bias)
     x = random(11, 3, 6, 6, dtype=dtype).requires_grad_()
     first = layers[0](x)
     found = layers[1](first).to_map()
@@ -379,8 +402,11 @@ def test_straight_through_gradients(
 
     def step(maps: Tensor, index: int, stored: Tensor) -> Tensor:
         maps = layers[index].to_conv()(maps)
-        if norm:
-            maps = copy.deepcopy(norms[index]).train()(maps)
+        own = norms[index]
+        if norm and order == "threshold-first":
+            maps = NormalisedByStored.apply(maps, stored, own.weight, own.bias)
+        elif norm:
+            maps = F.batch_norm(maps, None, None, own.weight, own.bias, training=True)
         if order == "threshold-first":
             return F.relu(maps + (stored - maps).detach())
         maps = F.relu(maps)
@@ -394,6 +420,7 @@ def test_straight_through_gradients(
     assert_close(found, expected, tolerance)
     cotangent = random(*found.shape, dtype=dtype, seed=3)
     inputs = [x, *(layer.weight for layer in layers)]
+    inputs += [p for own in norms for p in (own.weight, own.bias)] if norm else []
     wanted = torch.autograd.grad(expected, inputs, cotangent)
     for own, others in zip(torch.autograd.grad(found, inputs, cotangent), wanted, strict=True):
         assert_close(own, others, tolerance)
