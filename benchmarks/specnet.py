@@ -5,15 +5,15 @@
     python benchmarks/specnet.py figures RUNS [RUNS ...] --network NAME     # curves, for the docs
 
 RUNS are the run folders of `passband study specnet` (OUT/runs), or of `passband train`. `memory`
-takes a SpecNet's weights from the run that has its network, mode and threshold, since what is kept
-depends on them; where there is none the weights are the first ones, and the table says so.
+measures the SpecNets among them with the weights they have, since what is kept depends on them; of
+the ways it names itself and finds no run of, the weights are the first ones, and the table says so.
 
 Fractions are those of the twin of the same kind, with or without batch norm. Kept: bytes that the
 forward pass leaves for the backward pass, every bit and unit included. Mean and peak: allocated
 over a step (forward, loss, backward, SGD with momentum) above what was there before it, the
 weights' gradients included. Steps are timed in turn, in one process that keeps freed memory.
-CIFAR-10 from PASSBAND_DATA, in the paper's batches of 128. The study also measures by how much a
-fresh process grows.
+Data from PASSBAND_DATA, in the paper's batches of 128. The study also measures by how much a fresh
+process grows.
 """
 
 import argparse
@@ -38,9 +38,10 @@ from passband.measure.memory import allocated_bytes, saved_bytes
 from passband.measure.timing import alternate
 from passband.networks import create_model
 from passband.networks.specnet import DenseLayer
+from passband.studies.specnet import DATA, NORMALISED
 from passband.train import TrainConfig, load_run
 
-NETWORKS = ("specvgg16", "specdensenet")
+NETWORKS = ("speclenet", "specalexnet", "specvgg16", "specdensenet")
 MEMORY = ("kept", "mean", "peak")
 
 
@@ -55,46 +56,70 @@ class Way:
     checkpointed: str | None = None
 
     @property
+    def beta(self) -> float | str:
+        """A SpecNet's threshold."""
+        return self.config.threshold if isinstance(self.config, pb.SpecNet) else ""
+
+    @property
     def is_twin(self) -> bool:
         """Whether nothing is done about memory."""
         return not (self.config or self.autocast or self.checkpointed)
 
 
-def ways(network: str) -> list[Way]:
-    """The rows of a network's table, the twin first."""
+def described(config: pb.SpecNet) -> str:
+    """A mode of SpecNet, without its threshold."""
+    words = [config.activation]
+    words += ["learned scale"] if config.learned_scale else []
+    words += [f"pool {config.pool}"]
+    words += ["batch norm kept"] if config.batch_norm == "keep" else []
+    words += [config.storage] if config.storage != "float32" else []
+    words += [config.gradient] if config.gradient != "masked" else []
+    return ", ".join(words)
+
+
+def spec_way(config: pb.SpecNet) -> Way:
+    """A SpecNet's row."""
+    return Way(described(config), config, batch_norm=config.batch_norm == "keep")
+
+
+def ways(network: str, runs: list[Path]) -> list[Way]:
+    """The rows of a network's table, the twin first, then what else there is to do about memory."""
     dense = network == "specdensenet"
     pool = "average" if dense else "max"
     on_map = partial(pb.SpecNet, activation="relu", pool=pool)
+    normalised = partial(on_map, batch_norm="keep")
     exact = pb.BandLimit(compression=0.5, memory="exact")
-    found = [
+    others = [
         Way("twin"),
         Way("twin, batch norm", batch_norm=True),
         Way("twin, checkpointed", checkpointed="segments"),
         Way("twin, bf16", autocast=True),
         *([Way("twin, memory-efficient", checkpointed="dense layers")] if dense else []),
-        Way("exact-memory band-limited, batch norm", exact, batch_norm=True),
-        *(Way(f"relu on the map, beta {beta:g}", on_map(beta)) for beta in (0.5, 1.0)),
-        Way("relu, int8, beta 1", on_map(1.0, storage="int8")),
-        Way("relu, batch norm kept, beta 1", on_map(1.0, batch_norm="keep"), batch_norm=True),
-        Way(
-            "relu, batch norm kept, int8, beta 0",
-            on_map(0.0, batch_norm="keep", storage="int8"),
-            batch_norm=True,
-        ),
-        Way(
-            "relu, batch norm kept, int8, beta 0.5, straight-through",
-            on_map(0.5, batch_norm="keep", storage="int8", gradient="straight-through"),
-            batch_norm=True,
-        ),
-        Way("spectral-tanh, beta 1", pb.SpecNet(1.0)),
+        Way("exact-memory band-limited", exact, batch_norm=network in NORMALISED),
     ]
-    return found
+    spec_nets = [
+        *(on_map(beta) for beta in (0.5, 1.0)),
+        on_map(1.0, storage="int8"),
+        normalised(1.0),
+        normalised(0.0, storage="int8"),
+        normalised(0.5, storage="int8", gradient="straight-through"),
+        pb.SpecNet(1.0),
+    ]
+    configs = [TrainConfig.from_dict(fields) for _, fields, _ in runs_in(runs)]
+    spec_nets += [
+        config.spec_net
+        for config in configs
+        if config.method == "specnet" and config.model.removesuffix("-bn") == network
+    ]
+    found = {(described(config), config.threshold): spec_way(config) for config in spec_nets}
+    all_ways = [*others, *(found[name] for name in sorted(found))]
+    return [way for way in all_ways if network in NORMALISED or not way.batch_norm]
 
 
 @cache
-def images(batch: int) -> tuple[Tensor, Tensor]:
-    """The first images of CIFAR-10 and their labels."""
-    data = load_dataset("cifar10")
+def images(name: str, batch: int) -> tuple[Tensor, Tensor]:
+    """The first images of a data set and their labels."""
+    data = load_dataset(name)
     items = [data.train[i] for i in range(batch)]
     return torch.stack([x for x, _ in items]), torch.tensor([label for _, label in items])
 
@@ -114,7 +139,10 @@ class Step:
         if run is not None:
             self.model = load_run(run)[0]
         else:
-            self.model = create_model(name, num_classes=10, in_channels=3, input_size=(32, 32))
+            channels, *size = self.x.shape[1:]
+            self.model = create_model(
+                name, num_classes=10, in_channels=channels, input_size=tuple(size)
+            )
             if way.config is not None:
                 pb.convert(self.model, way.config, self.x[:2])
         self.model.train()
@@ -154,8 +182,7 @@ def _checkpointed(layer: DenseLayer, x: Tensor) -> Tensor:
 
 def key(model: str, config: pb.SpecNet) -> str:
     """What a run must have in common with a way."""
-    stored = f"{config.threshold:g} {config.storage} {config.gradient}"
-    return f"{model} {config.activation} {stored} {config.batch_norm}"
+    return f"{model}: {described(config)}, {config.threshold:g}"
 
 
 def runs_in(folders: list[Path]) -> Iterator[tuple[Path, dict[str, Any], dict[str, Any]]]:
@@ -180,9 +207,9 @@ def measure(network: str, batch: int, rounds: int, runs: list[Path]) -> list[dic
     """A row for each way to train a network."""
     rows: list[dict[str, Any]] = []
     known = trained(runs)
-    steps = [Step(network, way, images(batch), known) for way in ways(network)]
+    steps = [Step(network, way, images(DATA[network], batch), known) for way in ways(network, runs)]
     for step in steps:
-        row = {"network": network, "method": step.way.name, "batch": batch}
+        row = {"network": network, "method": step.way.name, "beta": step.way.beta, "batch": batch}
         row |= {"weights": step.weights, "kept_bytes": saved_bytes(step.forward, step.model)}
         step()
         step.optimizer.zero_grad()  # gradients of a step before would count as there already
@@ -205,18 +232,12 @@ def measure(network: str, batch: int, rounds: int, runs: list[Path]) -> list[dic
     return rows
 
 
-def _method(config: dict[str, Any]) -> tuple[str, float | str]:
+def _method(fields: dict[str, Any]) -> tuple[str, float | str]:
     """What a run's row is called, and its threshold."""
-    norm = config["model"].endswith("-bn")
-    if config["method"] == "native":
-        return "twin, batch norm" if norm else "twin", ""
-    words = [config["activation"]]
-    words += ["learned scale"] if config["learned_scale"] else []
-    words += [f"pool {config['pool']}", *(["batch norm kept"] if norm else [])]
-    words += [config["storage"]] if config["storage"] != "float32" else []
-    gradient = config.get("threshold_gradient", "masked")  # older runs know no other
-    words += [gradient] if gradient != "masked" else []
-    return ", ".join(words), config["threshold"]
+    config = TrainConfig.from_dict(fields)
+    if config.method == "native":
+        return "twin, batch norm" if config.model.endswith("-bn") else "twin", ""
+    return described(config.spec_net), config.threshold
 
 
 def accuracy(folders: list[Path]) -> list[dict[str, Any]]:
