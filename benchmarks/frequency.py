@@ -43,9 +43,16 @@ PLANS = (
     Plan("vgg8", "0.1,0.05,0.01,0.005", _PLAIN, **_LARGE),
     *(
         Plan(network, "0.1,0.05,0.02,0.01,0.007,0.005", f"dense,{_PLAIN}")
-        for network in ("resnet20", "resnet56", "vgg13", "mobilenetv2", "resnet18", "wrn-40-2")
+        for network in (
+            "resnet20",
+            "resnet56",
+            "vgg13",
+            "mobilenetv2",
+            "resnet18",
+            "wrn-40-2",
+            "densenet121",
+        )
     ),
-    Plan("densenet121", "0.1,0.02,0.007", f"dense,{_PLAIN}"),
     Plan("vgg8", "0.007", "chain,small,chain-budget,small-budget", **_WHOLE),
     Plan("vgg8", "0.02", "chain-budget,small-budget", **_WHOLE),
     Plan("vgg8", "0.02,0.007", "chain-budget,small-budget", **_WHOLE | {"epochs": 12}),
