@@ -129,6 +129,22 @@ def test_refuses_a_folder_with_a_run(finished: Path) -> None:
         run(BAND_LIMITED, finished, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"band": 99, "compression": None}, "band is 99 on axis 0"),
+        ({"teacher": "absent"}, "absent holds no run"),
+    ],
+)
+def test_a_training_that_cannot_start_leaves_nothing(
+    fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    wrong = dataclasses.replace(BAND_LIMITED, **fields)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(wrong, tmp_path / "run", progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_finished_run_says_so_and_returns_its_result(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

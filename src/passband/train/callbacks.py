@@ -25,7 +25,8 @@ TIMED_STEPS = 100
 class Recorder(Checkpoint):
     """Writes checkpoints, metrics.csv and TensorBoard events.
 
-    Lightning calls a `Checkpoint` last, so the epoch is complete when it is written down.
+    Lightning calls a `Checkpoint` last, so the epoch is complete when it is written down. The
+    folder is begun after the first step, so that a training that cannot start leaves nothing.
 
     Args:
         folder: Where to write.
@@ -42,17 +43,22 @@ class Recorder(Checkpoint):
         self._events: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the files to where the checkpoint is; a killed process may have been further."""
-        if trainer.is_global_zero:
-            tensorboard = require("torch.utils.tensorboard", extra="train")
-            epoch = _classifier(pl_module).epoch
-            self._events = tensorboard.SummaryWriter(
-                self.folder.tensorboard, purge_step=epoch if epoch else None
-            )
-            self.write_metrics(_classifier(pl_module))
-            step = _classifier(pl_module).next_batch
-            if self.announce and (epoch or step):
-                print(f"resuming at epoch {epoch + 1}, step {step + 1}")
+        """Say where a resumed run goes on."""
+        classifier = _classifier(pl_module)
+        epoch, step = classifier.epoch, classifier.next_batch
+        if trainer.is_global_zero and self.announce and (epoch or step):
+            print(f"resuming at epoch {epoch + 1}, step {step + 1}")
+
+    def begin(self, classifier: Classifier) -> None:
+        """Bring the files to where the training is; a killed process may have been further."""
+        if self._events is not None:
+            return
+        tensorboard = require("torch.utils.tensorboard", extra="train")
+        self.folder.begin(classifier.config)
+        self._events = tensorboard.SummaryWriter(
+            self.folder.tensorboard, purge_step=classifier.epoch or None
+        )
+        self.write_metrics(classifier)
 
     def on_train_batch_end(
         self,
@@ -63,6 +69,8 @@ class Recorder(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Write a checkpoint within an epoch; at its end one follows anyway."""
+        if trainer.is_global_zero:
+            self.begin(_classifier(pl_module))
         if (
             self.checkpoint_every is not None
             and trainer.global_step % self.checkpoint_every == 0

@@ -109,6 +109,7 @@ class Loop:
             self.trainer.fit(classifier, datamodule=loaders, ckpt_path=checkpoint)
         if self.trainer.is_global_zero:
             # A process may die between the last checkpoint and these.
+            self.recorder.folder.begin(self.config)
             self.recorder.write_metrics(classifier)
         return Trained(
             history=classifier.history,

@@ -22,7 +22,8 @@ def run(
     """Train a network, and write everything about it into a folder.
 
     The folder gets config.json (what reproduces the run), metrics.csv (one row per epoch),
-    checkpoints/last.safetensors and best.safetensors, tensorboard/, and in the end result.json.
+    checkpoints/last.safetensors and best.safetensors, tensorboard/, and in the end result.json. It
+    is begun after the first step: a training that cannot start leaves nothing behind.
 
     A run that was killed at any moment and resumed ends with the same weights as one that was not:
     bit for bit on a CPU. Sets the global random generators.
@@ -86,10 +87,6 @@ def run(
     from passband.train.loop import Loop
 
     loop = Loop(config, folder, progress, checkpoint_every)
-    if is_first:
-        folder.create()
-        if known != config:
-            folder.write_config(config)
     checkpoint = folder.good_checkpoint() if resume else None
     if known is not None and checkpoint is None:
         logger.warning("%s has no checkpoint: the run begins again", folder.path)

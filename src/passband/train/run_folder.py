@@ -76,14 +76,19 @@ class RunFolder:
         """Whether a run was begun here."""
         return self.config.exists() or self.last.exists()
 
-    def create(self) -> None:
-        """Make the folders, and sweep out what a killed process left half written."""
+    def begin(self, config: TrainConfig) -> None:
+        """Make the folders, sweep out what a killed process left half written, record what is run.
+
+        What stands there of the same config stays.
+        """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.checkpoints):
             for leftover in folder.glob(".*.*.*"):
                 leftover.unlink()
+        if not self.config.exists() or self.read_config() != config:
+            self._write_config(config)
 
-    def write_config(self, config: TrainConfig) -> None:
+    def _write_config(self, config: TrainConfig) -> None:
         """Record what is run, with what."""
         record = {
             "config": config.to_dict(),
