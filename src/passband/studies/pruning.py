@@ -57,9 +57,8 @@ def train_pruned(
     shrunk = replace(config, method="frequency", keep=keep, per_layer="macs")
     chain = to_chain(make_model(shrunk, bundle), example, finish=True)
     prune(model, example, model_macs(chain, example))
-    run.create()
     parts = load_parts(after)
-    trained = Loop(after, run, False, None).fit(model.train(), parts, None)
+    trained = Loop(after, run, False, None, run.create).fit(model.train(), parts, None)
     result = {
         "test_accuracy": measure_accuracy(model, parts.test, after)["test_accuracy"],
         "macs": model_macs(model.eval(), example),

@@ -5,6 +5,7 @@ import io
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,19 +26,25 @@ TIMED_STEPS = 100
 class Recorder(Checkpoint):
     """Writes checkpoints, metrics.csv and TensorBoard events.
 
-    Lightning calls a `Checkpoint` last, so the epoch is complete when it is written down. The
-    folder is begun after the first step, so that a training that cannot start leaves nothing.
+    Lightning calls a `Checkpoint` last, so the epoch is complete when it is written down.
 
     Args:
         folder: Where to write.
+        begin_folder: Makes it, after the first step: a training that cannot start leaves nothing.
         checkpoint_every: Steps between checkpoints within an epoch; None: only at its end.
         announce: Whether to print a line per epoch.
     """
 
     def __init__(
-        self, folder: RunFolder, *, checkpoint_every: int | None = None, announce: bool = False
+        self,
+        folder: RunFolder,
+        begin_folder: Callable[[], None],
+        *,
+        checkpoint_every: int | None = None,
+        announce: bool = False,
     ) -> None:
         self.folder = folder
+        self.begin_folder = begin_folder
         self.checkpoint_every = checkpoint_every
         self.announce = announce
         self._events: Any = None
@@ -49,12 +56,12 @@ class Recorder(Checkpoint):
         if trainer.is_global_zero and self.announce and (epoch or step):
             print(f"resuming at epoch {epoch + 1}, step {step + 1}")
 
-    def begin(self, classifier: Classifier) -> None:
+    def _begin(self, classifier: Classifier) -> None:
         """Bring the files to where the training is; a killed process may have been further."""
         if self._events is not None:
             return
         tensorboard = require("torch.utils.tensorboard", extra="train")
-        self.folder.begin(classifier.config)
+        self.begin_folder()
         self._events = tensorboard.SummaryWriter(
             self.folder.tensorboard, purge_step=classifier.epoch or None
         )
@@ -70,7 +77,7 @@ class Recorder(Checkpoint):
     ) -> None:
         """Write a checkpoint within an epoch; at its end one follows anyway."""
         if trainer.is_global_zero:
-            self.begin(_classifier(pl_module))
+            self._begin(_classifier(pl_module))
         if (
             self.checkpoint_every is not None
             and trainer.global_step % self.checkpoint_every == 0

@@ -4,7 +4,7 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,16 +56,26 @@ class Loop:
         folder: Where to write.
         progress: Print a line per epoch, and show a bar on a terminal.
         checkpoint_every: Steps between checkpoints within an epoch, or None.
+        begin: Makes the folder, after the first step.
 
     Raises:
         ValueError: The devices or the strategy do not work here.
+        FileNotFoundError: There is no teacher in the config's folder.
     """
 
     def __init__(
-        self, config: TrainConfig, folder: RunFolder, progress: bool, checkpoint_every: int | None
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        progress: bool,
+        checkpoint_every: int | None,
+        begin: Callable[[], None],
     ) -> None:
         self.config = config
-        self.recorder = Recorder(folder, checkpoint_every=checkpoint_every, announce=progress)
+        self.teacher = None if config.teacher is None else _load_teacher(config.teacher)
+        self.recorder = Recorder(
+            folder, begin, checkpoint_every=checkpoint_every, announce=progress
+        )
         self.timer = StepTimer()
         bars = [EpochBar()] if progress and sys.stderr.isatty() else []
         shrink = [Shrink()] if config.method == "frequency" else []
@@ -100,16 +110,15 @@ class Loop:
             KeyboardInterrupt: The user interrupted.
             SystemExit: The process was asked to terminate.
         """
-        teacher = None if self.config.teacher is None else load_run(self.config.teacher)[0]
         classifier = Classifier(
-            model, self.config, has_validation=parts.validation is not None, teacher=teacher
+            model, self.config, has_validation=parts.validation is not None, teacher=self.teacher
         )
         loaders = Loaders(parts, self.config)
         with _quiet(), _plain_exceptions(self.trainer):
             self.trainer.fit(classifier, datamodule=loaders, ckpt_path=checkpoint)
         if self.trainer.is_global_zero:
             # A process may die between the last checkpoint and these.
-            self.recorder.folder.begin(self.config)
+            self.recorder.begin_folder()
             self.recorder.write_metrics(classifier)
         return Trained(
             history=classifier.history,
@@ -117,6 +126,13 @@ class Loop:
             step_milliseconds=self.timer.median_milliseconds,
             device=str(self.trainer.strategy.root_device),
         )
+
+
+def _load_teacher(folder: str) -> nn.Module:
+    try:
+        return load_run(folder)[0]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"teacher is {folder!r}: {error}") from error
 
 
 @contextmanager

@@ -76,15 +76,16 @@ class RunFolder:
         """Whether a run was begun here."""
         return self.config.exists() or self.last.exists()
 
-    def begin(self, config: TrainConfig) -> None:
-        """Make the folders, sweep out what a killed process left half written, record what is run.
-
-        What stands there of the same config stays.
-        """
+    def create(self) -> None:
+        """Make the folders, and sweep out what a killed process left half written."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.checkpoints):
             for leftover in folder.glob(".*.*.*"):
                 leftover.unlink()
+
+    def begin(self, config: TrainConfig) -> None:
+        """Make the folders and record what is run; what stands there of the same config stays."""
+        self.create()
         if not self.config.exists() or self.read_config() != config:
             self._write_config(config)
 
