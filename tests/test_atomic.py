@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from passband.atomic import atomic_path, write_atomically
+from passband.atomic import atomic_path, check_destination, write_atomically
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -42,3 +42,25 @@ def test_permissions_are_those_of_an_ordinary_file(tmp_path: Path) -> None:
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "nowhere" / "a", b"x")
+
+
+def test_a_missing_folder_is_named_and_not_the_temporary_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*absent; make it$"):
+        write_atomically(tmp_path / "absent" / "a", b"")
+
+
+def test_a_destination_is_checked_and_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_destination(tmp_path / "new" / "folder" / "file")
+    check_destination(tmp_path, is_folder=True)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(IsADirectoryError, match="it is a folder; name a file in it"):
+        check_destination(tmp_path)
+    (tmp_path / "file").touch()
+    for path, is_folder in ((tmp_path / "file" / "a", False), (tmp_path / "file", True)):
+        with pytest.raises(NotADirectoryError, match="is a file, not a folder"):
+            check_destination(path, is_folder=is_folder)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="no permission to write in"):
+        check_destination(tmp_path / "new" / "file")

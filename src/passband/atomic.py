@@ -14,6 +14,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     A reader, and a process killed at any moment, finds the old file or the new one and never a part
     of either. The folder of `path` must exist.
 
+    Raises:
+        FileNotFoundError: It does not.
+
     Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -23,6 +26,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}; make it")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
@@ -42,6 +47,38 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def check_destination(path: str | Path, *, is_folder: bool = False) -> None:
+    """Check, before long work, that its result can be written; nothing is made yet.
+
+    Args:
+        path: The file, or the folder for files, that is to be written. Folders that are not there
+            yet can be made.
+        is_folder: Which of the two.
+
+    Raises:
+        OSError: A part of the path is a file, the file is a folder, or writing is not permitted.
+
+    Examples:
+        >>> check_destination("results/net.onnx")
+        >>> check_destination(__file__ + "/net.onnx")
+        Traceback (most recent call last):
+        NotADirectoryError: cannot write ...: ... is a file, not a folder; choose another place
+    """
+    path = Path(path)
+    if path.is_dir() and not is_folder:
+        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it")
+    folder = path if is_folder else path.parent
+    there = next(f for f in (folder, *folder.absolute().parents) if f.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(
+            f"cannot write {path}: {there} is a file, not a folder; choose another place"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"cannot write {path}: no permission to write in {there}; choose another place"
+        )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from passband.atomic import check_destination
 from passband.commands.app import app
 from passband.commands.options import show
 from passband.extras import require
@@ -42,6 +43,7 @@ def bench(
     from passband.bench.run import KINDS, Settings, run_benchmark
 
     if out is not None:
+        check_destination(out, is_folder=True)
         require("matplotlib", extra="report")  # now, and not after a quarter of an hour
     results = run_benchmark(kinds or KINDS, Settings(minutes, quick, compiled), _progress)
     for kind, rows in results:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from passband.atomic import check_destination
 from passband.commands.app import app
 from passband.commands.options import show
 
@@ -24,6 +25,7 @@ def tune(
     from passband.ops.band_limited_conv.speed import FEATURES, costs_path
 
     path = out or costs_path()
+    check_destination(path)
     costs = measure_costs(lambda line: typer.echo(line, err=True))
     save_costs(costs, path)
     columns = (Column("way"), *(Column(feature) for feature in FEATURES))

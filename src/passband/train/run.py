@@ -1,8 +1,10 @@
 """One training run, from a config to its result."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from passband.atomic import check_destination
 from passband.extras import require
 from passband.train.config import TrainConfig
 from passband.train.evaluation import best_device, make_model
@@ -50,6 +52,7 @@ def run(
 
     Raises:
         FileExistsError: `out` holds a run and `resume` is not given.
+        OSError: `out` cannot be written to, or there is no teacher.
         ValueError: A name is unknown, the config does not fit the data or the machine, or another
             config is resumed.
         ImportError: A package is missing; the message names the extra.
@@ -58,6 +61,7 @@ def run(
     # Lightning starts the other processes from the first, which has prepared the folder for them.
     is_first: bool = rank_zero.rank == 0
     folder = RunFolder(Path(out))
+    check_destination(folder.path, is_folder=True)
     if checkpoint_every is not None and checkpoint_every < 1:
         raise ValueError(f"checkpoint_every is {checkpoint_every}; it must be at least 1")
     if config.precision == "16-mixed" and best_device().type == "cpu":
@@ -86,7 +90,7 @@ def run(
 
     from passband.train.loop import Loop
 
-    loop = Loop(config, folder, progress, checkpoint_every)
+    loop = Loop(config, folder, progress, checkpoint_every, partial(folder.begin, config))
     checkpoint = folder.good_checkpoint() if resume else None
     if known is not None and checkpoint is None:
         logger.warning("%s has no checkpoint: the run begins again", folder.path)
