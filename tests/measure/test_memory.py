@@ -1,9 +1,25 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from passband import BandLimitedConv2d
 from passband.measure.memory import SavedBytes, peak_bytes, saved_bytes
+
+
+def test_nothing_is_logged_while_allocations_are_counted() -> None:
+    code = (
+        "import os, torch; from passband.measure.memory import peak_bytes; "
+        "peak_bytes(lambda: torch.ones(1000).add(1)); assert 'KINETO_LOG_LEVEL' not in os.environ"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "KINETO_LOG_LEVEL"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert found.stdout + found.stderr == ""
 
 
 def test_shared_storages_count_once_in_the_total_and_for_each_module() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from types import TracebackType
@@ -212,12 +214,32 @@ def _allocations(function: Callable[[], object]) -> tuple[object, list[tuple[int
 
     Every allocation is recorded by torch's profiler.
     """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with (
+        _silent_profiler(),
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler,
+    ):
         held = function()
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())  # of all threads
     return held, [(event.start_ns(), event.nbytes()) for event in events]
+
+
+@contextmanager
+def _silent_profiler() -> Iterator[None]:
+    """Keep the profiler's library from logging that it begins, ends and finds no GPU.
+
+    It reads the level when it is first used; one that the user has set stays.
+    """
+    name = "KINETO_LOG_LEVEL"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "99"  # above all of its levels
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _own_tensors(model: nn.Module | None) -> Iterator[Tensor]:
