@@ -61,20 +61,28 @@ class Results:
         return f"{self.prefix}{file.name}"
 
     def caption(self, *kinds: str) -> str:
-        """Links to the files, and what their rows say of their machine."""
-        files = [self.file(kind) for kind in kinds if self.file(kind).exists()]
-        links = ", ".join(f"[{file.name}]({self.link(file)})" for file in files)
-        rows = read(files[0])
-        row = rows[0]
-        origin = [
-            f"{name} {' and '.join(dict.fromkeys(row[name] for row in rows))}"
-            for name in ("machine", "threads", "torch", "commit")
-        ]
-        if row.get("peak_bytes_per_second"):
-            multiplications = float(row["peak_multiplications_per_second"]) / 1e9
-            gigabytes = float(row["peak_bytes_per_second"]) / 1e9
-            origin.append(
-                f"measured peaks {figure(multiplications)} G multiplications/s "
-                f"and {figure(gigabytes)} GB/s"
-            )
-        return f"\n{links}: {', '.join(origin)}.\n"
+        """Links to the files, each with what its rows say of their machine, once where it is so."""
+        origins: dict[str, list[str]] = {}
+        for file in map(self.file, kinds):
+            if file.exists():
+                link = f"[{file.name}]({self.link(file)})"
+                origins.setdefault(_origin(read(file)), []).append(link)
+        parts = [f"{', '.join(links)}: {origin}" for origin, links in origins.items()]
+        return f"\n{'; '.join(parts)}.\n"
+
+
+def _origin(rows: Sequence[Row]) -> str:
+    """What the rows of a file say of their machine."""
+    origin = [
+        f"{name} {' and '.join(dict.fromkeys(row[name] for row in rows))}"
+        for name in ("machine", "threads", "torch", "commit")
+    ]
+    row = rows[0]
+    if row.get("peak_bytes_per_second"):
+        multiplications = float(row["peak_multiplications_per_second"]) / 1e9
+        gigabytes = float(row["peak_bytes_per_second"]) / 1e9
+        origin.append(
+            f"measured peaks {figure(multiplications)} G multiplications/s "
+            f"and {figure(gigabytes)} GB/s"
+        )
+    return ", ".join(origin)

@@ -83,6 +83,24 @@ def test_targets_beside_what_was_measured(tmp_path: Path, layer_row: dict[str, o
     assert "commit abc, measured peaks 100 G multiplications/s and 20.0 GB/s" in caption
 
 
+def test_each_file_of_a_view_has_its_origin(tmp_path: Path, layer_row: dict[str, object]) -> None:
+    network = {
+        **{"network": "resnet18", "input": "128x3x32x32", "mode": "training", "compression": 0.5},
+        **{"ratio": 2.0, **ORIGIN},
+    }
+    write(tmp_path, "layers", [layer_row])
+    for commit, peak, expected in (
+        ("abc", 1e11, "), [networks_M_torch-2.6.csv](results/networks_M_torch-2.6.csv): machine M"),
+        ("def", 3e11, "20.0 GB/s; [networks_M_torch-2.6.csv]("),
+    ):
+        more = {"commit": commit, "peak_multiplications_per_second": peak}
+        write(tmp_path, "networks", [{**network, **more}])
+        for view in ("targets", "freed memory"):
+            caption = shown(view, tmp_path).splitlines()[-2]
+            assert expected in caption
+            assert f"commit {commit}, measured peaks {peak / 1e9:.0f} G" in caption
+
+
 def test_every_machine_has_its_table(tmp_path: Path, layer_row: dict[str, object]) -> None:
     for machine in ("A", "B"):
         write(tmp_path, "layers", [{**layer_row, "machine": machine}], machine)
