@@ -13,8 +13,12 @@ import pytest
 import passband
 from passband.cli import main
 from passband.commands import training
+from passband.commands.options import listed
+from passband.nn.specnet import ACTIVATIONS
+from passband.ops.band_limited_conv.select import ALGORITHMS
 from passband.train import TrainConfig
 from passband.train.checkpoint_file import read_checkpoint
+from passband.train.config import METHODS, SCHEDULERS
 from passband.train.run_folder import RunFolder
 from tests.train.killed import assert_same, metrics, weights
 
@@ -140,12 +144,14 @@ def test_profile_prints_what_was_converted_and_a_table(capsys: Captured) -> None
 def test_a_chain_is_exported_when_it_has_shrunk_or_is_made_to(
     tmp_path: Path, capsys: Captured
 ) -> None:
-    run, file = str(tmp_path / "run"), str(tmp_path / "net.onnx")
+    run, file = str(tmp_path / "run"), str(tmp_path / "made" / "net.onnx")
     model = ["--model", "resnet8", *TINY[2:], "--method", "frequency", "--keep", "0.1"]
     assert main(["train", *model, "--shrink-steps", "1000", "--out", run]) == 0
     assert main(["export", run, file]) == 2
     assert "add --finish to drop the rest at once" in capsys.readouterr().err
     assert main(["export", run, file, "--finish"]) == 0
+    assert main(["evaluate", run, "--compression", "0.5"]) == 2
+    assert "has no convolution that can be band-limited" in capsys.readouterr().err
     assert main(["compare", run, file, "--finish", "--batch", "2", "--repeats", "1"]) == 0
     assert "ONNX Runtime" in capsys.readouterr().out
 
@@ -180,6 +186,34 @@ def test_a_study_gets_its_options(monkeypatch: pytest.MonkeyPatch, capsys: Captu
     assert capsys.readouterr().out == "a table\nx/report.html\n"
 
 
+def test_the_help_of_a_study_has_its_options(capsys: Captured) -> None:
+    assert main(["study", "--help"]) == 0
+    general = capsys.readouterr().out
+    assert "passband list studies" in general
+    assert "--seeds" not in general
+    for words in (["study", "demo", "--help"], ["study", "--out", "x", "demo", "--help"]):
+        assert main(words) == 0
+        printed = capsys.readouterr().out
+        assert "--seeds  Trainings of each kind" in printed
+        assert "[default: 2]" in printed
+        assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_help_names_what_the_code_knows(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    assert main(["train", "--help"]) == 0
+    printed = capsys.readouterr().out
+    for names in (SCHEDULERS, ALGORITHMS, ACTIVATIONS, METHODS):
+        assert listed(names).rpartition(" or ")[0] in printed
+
+
+def test_a_run_that_is_not_there_is_not_resumed(trained: Path, capsys: Captured) -> None:
+    absent = trained.parent / "rum"
+    assert main(["train", "--resume", "--out", str(absent)]) == 2
+    assert f"it is not there; runs beside it: {trained} (" in capsys.readouterr().err
+    assert not absent.exists()
+
+
 def test_help_and_version(capsys: Captured) -> None:
     for arguments in ([], ["--help"]):
         assert main(arguments) == 0
@@ -210,12 +244,29 @@ def test_help_and_version(capsys: Captured) -> None:
         (["evaluate", "absent"], "absent holds no run"),
         (["evaluate"], "Missing argument"),
         (["export", "absent", "net.onnx"], "absent holds no run"),
+        (["train", "--resume"], "runs/digits-resnet8-native-seed-0 holds no run to resume: it is"),
+        (["train", "--resume", "--out", "."], ". holds no run to resume: there is no config.json"),
+        (["train", "--teacher", "absent"], "teacher is 'absent': absent holds no run"),
+        (["train", "--out", f"{__file__}/run"], f"cannot write {__file__}/run"),
+        (["export", "absent", f"{__file__}/a"], f"cannot write {__file__}/a: {__file__} is a file"),
+        (["export", "absent", "."], "cannot write .: it is a folder; name a file in it"),
+        (["tune", "--out", f"{__file__}/a"], f"cannot write {__file__}/a: {__file__} is a file"),
+        (["bench", "--out", __file__], f"cannot write {__file__}: {__file__} is a file"),
+        (["bench", "--minutes", "-1"], "minutes is -1; it must be above 0"),
         (["profile", "--method", "fast"], "method is 'fast'; allowed are native, band-limited"),
-        (["profile", "--image-size", "0"], "input_size is (0, 0)"),
+        (["profile", "--method", "small"], "method is 'small', of which there is nothing to"),
+        (["profile", "--image-size", "0"], "image_size is 0; it must be at least 1"),
+        (["profile", "--batch-size", "0"], "batch_size is 0; it must be at least 1"),
+        (["profile", "--method", "native", "--energy", "0.9"], "method is 'native', which has no"),
         (["list", "colours"], "cannot list 'colours'; allowed are models, datasets and studies"),
         (["study", "absent"], "unknown study 'absent'"),
         (["study", "demo", "--colour", "red"], "unknown option of the study 'demo' 'colour'"),
         (["study", "demo", "red"], "unexpected argument 'red'"),
+        (["study", "demo", "--out", __file__], f"cannot write {__file__}: {__file__} is a file"),
+        (["study", "frequency", "--keeps", "a,b"], "keeps is 'a,b'; allowed are numbers with"),
+        (["study", "segmentation", "--keeps", "a"], "keeps is 'a'; allowed are numbers with"),
+        (["study", "specnet", "--thresholds", "a"], "thresholds is 'a'; allowed are numbers with"),
+        (["study", "specnet", "--modes", "gelu"], "unknown mode 'gelu': known are 'average pool"),
     ],
 )
 def test_bad_usage_gives_one_line_and_exit_code_2(

@@ -2,8 +2,9 @@
 
 import pytest
 
-from passband.studies import list_studies, run_study
+from passband.studies import list_studies, run_study, study_options
 from passband.studies.registry import StudyResult
+from passband.studies.specnet import DATA, MODES
 
 
 def test_every_study_has_a_description() -> None:
@@ -19,6 +20,21 @@ def test_every_study_can_be_run() -> None:
         run = importlib.import_module(f"passband.studies.{name}").run
         assert list(inspect.signature(run).parameters)[:2] == ["out", "progress"]
         assert inspect.signature(run).return_annotation is StudyResult
+
+
+@pytest.mark.parametrize("name", [name for name, _ in list_studies()])
+def test_every_option_has_a_meaning(name: str) -> None:
+    lines = study_options(name).splitlines()
+    assert all(len(line) <= 100 for line in lines)
+    for line in lines:
+        if line.startswith("  --"):
+            assert len(line.split()) > 2, line
+
+
+def test_the_help_of_specnet_has_every_mode_and_network() -> None:
+    text = " ".join(study_options("specnet").split())
+    assert all(f'"{mode}"' in text for mode in MODES)
+    assert all(network in text for network in DATA)
 
 
 def test_unknown_study() -> None:

@@ -1,5 +1,6 @@
 """The whole benchmark within a stated time."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -43,12 +44,19 @@ class Settings:
         quick: Tiny layers and networks, one round: to see that everything runs.
         compiled: Compile torch's networks and more of its layers, which takes minutes more.
         short: Of layers and networks only those that are compared under both memory settings.
+
+    Raises:
+        ValueError: `minutes` is not above 0.
     """
 
     minutes: float = 12.0
     quick: bool = False
     compiled: bool = False
     short: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < math.inf:
+            raise ValueError(f"minutes is {self.minutes:g}; it must be above 0")
 
     def rounds(self, repeats: int, longest: float) -> Rounds:
         """The rounds of a row that may take so many seconds."""

@@ -1,6 +1,7 @@
 """The commands of the command line.
 
-Whatever needs torch is imported within the command that needs it, so that help comes at once.
+Whatever needs an extra but the command line's own, or much time to import, is imported within the
+command that needs it, so that help comes at once.
 """
 
 from passband.commands import training, tools, bench, tune  # noqa: I001  # in the order of the help

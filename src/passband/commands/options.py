@@ -1,11 +1,19 @@
 """Options that commands share, and how their values are read and results are printed."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
+
+from passband.nn.specnet import ACTIVATIONS
+from passband.ops.band_limited_conv.select import ALGORITHMS
+from passband.train.config import METHODS
+
+PROFILED = ("native", "band-limited", "specnet")
+"""The methods whose layers stand for layers of the network before any training."""
 
 # groups in the help
 DATA, BAND, SPECNET = "Data and network", "Band", "SpecNet"
@@ -23,11 +31,23 @@ def optional(panel: str, text: str, **more: Any) -> Any:
     return option(panel, text, show_default=False, **more)
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names in a sentence.
+
+    Examples:
+        >>> listed(["sgd", "adam", "adamw"])
+        'sgd, adam or adamw'
+    """
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 Model = Annotated[str, option(DATA, "Network; see `passband list models`.")]
 ImageSize = Annotated[int, option(DATA, "Pixels of height and width of images in folders.")]
 Method = Annotated[
-    str, option(BAND, "native, band-limited, specnet, frequency, or small: its control.")
+    str, option(BAND, f"{listed(METHODS)}; small is a control of frequency: its widths alone.")
 ]
+ProfiledMethod = Annotated[str, option(BAND, f"{listed(PROFILED)}.")]
 Compression = Annotated[
     float | None, optional(BAND, "Fraction of the spectrum to discard, 0 <= c < 1.")
 ]
@@ -38,7 +58,7 @@ Band = Annotated[
     str | None,
     optional(BAND, "Half-spectrum coefficients to keep per axis, such as 8 or 8,6."),
 ]
-Algorithm = Annotated[str, option(BAND, "auto, lowpass, matmul or fft.")]
+Algorithm = Annotated[str, option(BAND, f"{listed(ALGORITHMS)}.")]
 Memory = Annotated[
     str | None,
     optional(BAND, "exact: keep spectra for the backward pass, make the maps again."),
@@ -47,7 +67,7 @@ Threshold = Annotated[
     float, option(SPECNET, "Beta: smaller coefficients of the spectra become zero.")
 ]
 Activation = Annotated[
-    str, option(SPECNET, "spectral-tanh, or one of the map: relu, tanh, gelu, silu, keep.")
+    str, option(SPECNET, f"{listed((*ACTIVATIONS, 'keep'))}; those without spectral-: of the map.")
 ]
 RunFolderArgument = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
 Checkpoint = Annotated[

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
+from passband.atomic import check_destination
 from passband.commands.app import app
 from passband.commands.options import (
     BAND,
     DATA,
+    PROFILED,
     Activation,
     Algorithm,
     Band,
@@ -19,10 +22,11 @@ from passband.commands.options import (
     Energy,
     ImageSize,
     Memory,
-    Method,
     Model,
+    ProfiledMethod,
     RunFolderArgument,
     Threshold,
+    listed,
     option,
     optional,
     parse_band,
@@ -49,7 +53,7 @@ def profile(
     ] = None,
     image_size: ImageSize = 224,
     batch_size: Annotated[int, option(DATA, "Examples in the batch.")] = 32,
-    method: Method = "band-limited",
+    method: ProfiledMethod = "band-limited",
     compression: Compression = None,
     energy: Energy = None,
     band: Band = None,
@@ -70,14 +74,18 @@ def profile(
     """Measure each layer of a network against the layer it stands for: work, time and memory."""
     import torch
 
-    from passband.config import BandLimit, SpecNet
     from passband.convert import convert
     from passband.measure.profile import profile as measure
     from passband.networks import create_model
+    from passband.train import TrainConfig
     from passband.train.evaluation import has_several_points
 
-    _check_method(method)
-    limit = BandLimit(compression, energy, parse_band(band), algorithm=algorithm, memory=memory)
+    _check_profiled(method)
+    config = TrainConfig(
+        model=model, image_size=image_size, batch_size=batch_size, method=method,
+        compression=compression, energy=energy, band=parse_band(band), algorithm=algorithm,
+        memory=memory, threshold=threshold, activation=activation,
+    )  # fmt: skip
     shape: tuple[int, ...] = (3, image_size, image_size)
     classes = 1000
     if data is not None:
@@ -91,13 +99,13 @@ def profile(
     example = torch.randn(batch_size, *shape)
     show(f"{model} on a batch of {batch_size} x {' x '.join(map(str, shape))}")
     if method == "band-limited":
-        report = convert(network, limit, example, has_several_points if all_layers else None)
+        report = convert(
+            network, config.band_limit, example, has_several_points if all_layers else None
+        )
         for note in report.table.notes:
             show(textwrap.fill(note, 100, subsequent_indent="  "))
     elif method == "specnet":
-        show(
-            str(convert(network, SpecNet(threshold, activation, compression=compression), example))
-        )
+        show(str(convert(network, config.spec_net, example)))
     with Console(stderr=True).status("measuring"):
         table = measure(network, example, training=not inference)
     show(f"\n{table}")
@@ -122,7 +130,9 @@ def export(
     from passband.export import export_onnx
     from passband.train import load_run
 
+    check_destination(file)
     network, config, bundle = load_run(run, checkpoint)
+    file.parent.mkdir(parents=True, exist_ok=True)
     if config.precision == "64":
         network.float()
     with Console(stderr=True).status("exporting"):
@@ -206,7 +216,26 @@ def list_names(
     show("\n".join(f"{name:<{width}}  {description}" for name, description in entries))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+class _StudyCommand(TyperCommand):
+    """Its help names the options of the study that is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.obj = list(args)
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from passband.studies import list_studies, study_options
+
+        super().format_help(ctx, formatter)
+        for name, description in list_studies():
+            if name in ctx.obj:
+                show(f"{name}: {description}\n\n{study_options(name)}")
+
+
+@app.command(
+    cls=_StudyCommand,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def study(
     context: typer.Context,
     name: Annotated[
@@ -217,7 +246,7 @@ def study(
         typer.Option(help="Folder to write to; without it runs/ and the name.", show_default=False),
     ] = None,
 ) -> None:
-    """Run an experiment: table, figures, report. Its own options follow: --seeds 3 --quick."""
+    """Run an experiment: table, figures, report. `passband study NAME --help` has its options."""
     from passband.studies import run_study
 
     options = _parse_options(context.args)
@@ -250,8 +279,14 @@ def _parse_value(text: str) -> Any:
     return text
 
 
-def _check_method(method: str) -> None:
+def _check_profiled(method: str) -> None:
     from passband.train.config import METHODS
 
     if method not in METHODS:
-        raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}")
+        raise ValueError(f"method is {method!r}; allowed are {listed(PROFILED)}")
+    if method not in PROFILED:
+        raise ValueError(
+            f"method is {method!r}, of which there is nothing to measure before it is trained: "
+            "use passband train, export and compare; profile has "
+            f"{listed(PROFILED)}"
+        )

@@ -27,14 +27,22 @@ from passband.commands.options import (
     Model,
     RunFolderArgument,
     Threshold,
+    listed,
     option,
     optional,
     parse_band,
     show,
 )
+from passband.config import SCHEDULES
+from passband.nn import specnet
+from passband.spectrum.corner import ORDERS
+from passband.spectrum.packed import STORAGE
+from passband.train.config import OPTIMIZERS, PRECISIONS, SCHEDULERS
+from passband.train.recipes import RECIPES, recipe
 
 if TYPE_CHECKING:
     from passband.train import TrainConfig
+    from passband.train.run_folder import RunFolder
 
 _RECIPES = {"specnet": "specnet", "frequency": "frequency", "small": "frequency"}
 
@@ -62,22 +70,22 @@ def train(
     threshold: Threshold = 1.0,
     activation: Activation = "spectral-tanh",
     pool: Annotated[
-        str, option(SPECNET, "What pooling becomes: spectral, average, stride or max.")
+        str, option(SPECNET, f"What pooling becomes: {listed(specnet.POOLS)}.")
     ] = "spectral",
     batch_norm: Annotated[str, option(SPECNET, "remove or keep.")] = "remove",
     learned_scale: Annotated[
         bool, option(SPECNET, "Learn the activation's scale per channel.", "--learned-scale")
     ] = False,
-    storage: Annotated[str, option(SPECNET, "float32, bfloat16 or int8.")] = "float32",
+    storage: Annotated[str, option(SPECNET, f"{listed(STORAGE)}.")] = "float32",
     threshold_order: Annotated[
-        str, option(SPECNET, "threshold-first or activation-first.")
+        str, option(SPECNET, f"{listed(specnet.ORDERS)}.")
     ] = "threshold-first",
-    threshold_gradient: Annotated[str, option(SPECNET, "masked or straight-through.")] = "masked",
+    threshold_gradient: Annotated[str, option(SPECNET, f"{listed(specnet.GRADIENTS)}.")] = "masked",
     paper: Annotated[
         str | None,
         optional(
             TRAINING,
-            "Take the recipe of a paper, band-limited, specnet or frequency; None: the method's.",
+            f"Take the recipe of a paper: {listed(RECIPES)}; without it the method's.",
         ),
     ] = None,
     budget: Annotated[float, option(TRAINING, "Fraction of the recipe's epochs.")] = 1.0,
@@ -87,10 +95,10 @@ def train(
     domain: Annotated[
         str, option(FREQUENCY, "channel: a small network; spatial: a small file.")
     ] = "channel",
-    order: Annotated[str, option(FREQUENCY, "What is dropped first: shells or zigzag.")] = "shells",
-    shrink: Annotated[
-        str, option(FREQUENCY, "Schedule: geometric, linear or cosine.")
-    ] = "geometric",
+    order: Annotated[
+        str, option(FREQUENCY, f"What is dropped first: {listed(ORDERS)}.")
+    ] = "shells",
+    shrink: Annotated[str, option(FREQUENCY, f"Schedule: {listed(SCHEDULES)}.")] = "geometric",
     shrink_rate: Annotated[
         float, option(FREQUENCY, "What a geometric schedule drops per step.")
     ] = 0.01,
@@ -120,13 +128,13 @@ def train(
     epochs: Annotated[int, option(TRAINING, "Passes over the training data.")] = 20,
     batch_size: Annotated[int, option(TRAINING, "Examples per step and process.")] = 32,
     lr: Annotated[float, option(TRAINING, "Learning rate at the start.")] = 0.01,
-    optimizer: Annotated[str, option(TRAINING, "sgd, adam or adamw.")] = "sgd",
+    optimizer: Annotated[str, option(TRAINING, f"{listed(OPTIMIZERS)}.")] = "sgd",
     momentum: Annotated[float, option(TRAINING, "Momentum of sgd.")] = 0.9,
     weight_decay: Annotated[float, option(TRAINING, "Weight decay.")] = 5e-4,
     scheduler: Annotated[
-        str, option(TRAINING, "Learning rate over time: none, cosine, plateau or step.")
+        str, option(TRAINING, f"Learning rate over time: {listed(SCHEDULERS)}.")
     ] = "plateau",
-    precision: Annotated[str, option(TRAINING, "32, 64, 16-mixed or bf16-mixed.")] = "32",
+    precision: Annotated[str, option(TRAINING, f"{listed(PRECISIONS)}.")] = "32",
     seed: Annotated[int, option(TRAINING, "Determines every random choice.")] = 0,
     devices: Annotated[
         str, option(TRAINING, "auto, a number of devices, or their indices as in 0,1.")
@@ -136,7 +144,8 @@ def train(
     ] = "auto",
     num_workers: Annotated[int, option(TRAINING, "Processes that load data.")] = 0,
     out: Annotated[
-        Path | None, optional(RUN, "The run's folder; without it runs/ and a name.")
+        Path | None,
+        optional(RUN, "The run's folder; without it runs/DATA-MODEL-METHOD-...-seed-SEED."),
     ] = None,
     resume: Annotated[
         bool,
@@ -148,7 +157,6 @@ def train(
 ) -> None:
     """Train a network, evaluate it, and leave a run folder. The defaults are a paper's recipe."""
     from passband.train import TrainConfig, run
-    from passband.train.recipes import recipe
     from passband.train.run_folder import RunFolder
 
     options = {**context.params, "devices": _number_or_text(devices), "band": parse_band(band)}
@@ -159,22 +167,25 @@ def train(
     if method not in ("frequency", "small") or _is_given(context, "shrink_steps"):
         fields.pop("shrink_share", None)
     options |= {n: v for n, v in fields.items() if not _is_given(context, n)}
-    folder = None if out is None else RunFolder(out)
-    if resume and folder is not None and folder.holds_run:
+    if resume and out is not None:
         given = {name: value for name, value in options.items() if _is_given(context, name)}
-        stored = dict(vars(folder.read_config()))
+        stored = dict(vars(_run_to_resume(out).read_config()))
         if "shrink_share" in given:  # which the run has as steps
             stored["shrink_steps"] = None
         options = {**stored, **given}
     config = TrainConfig(**options)
     keep_freed_memory()
     out = out or Path("runs") / _run_name(config)
+    if resume:
+        _run_to_resume(out)
     try:
         result = run(config, out, resume=resume, checkpoint_every=checkpoint_every)
     except FileExistsError as error:
         raise FileExistsError(f"{error} (--resume, --out)") from None
     except KeyboardInterrupt:
-        typer.echo(f"interrupted; to go on: passband train --resume --out {out}", err=True)
+        begun = RunFolder(out).holds_run
+        to_do = f"; to go on: passband train --resume --out {out}" if begun else ""
+        typer.echo(f"interrupted{to_do}", err=True)
         raise typer.Exit(130) from None
     if result:
         _print_result(result)
@@ -299,6 +310,26 @@ def _run_name(config: "TrainConfig") -> str:
     if config.method == "specnet":
         words += [f"beta-{config.threshold:g}", config.activation]
     return re.sub(r"[^\w.]+", "-", "-".join([*words, f"seed-{config.seed}"])).strip("-")
+
+
+def _run_to_resume(out: Path) -> "RunFolder":
+    """The folder of a run.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    from passband.train.run_folder import RunFolder
+
+    folder = RunFolder(out)
+    if folder.holds_run:
+        return folder
+    why = f"there is no {folder.config.name} in it" if out.exists() else "it is not there"
+    others = sorted(str(p.parent) for p in out.parent.glob("*/config.json"))
+    there = f"; runs beside it: {', '.join(others[:5])}" if others else ""
+    raise FileNotFoundError(
+        f"{out} holds no run to resume: {why}{there} (name the run with --out, or leave out "
+        "--resume to begin one)"
+    )
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

@@ -25,6 +25,7 @@ from passband.measure.table import Column, Table
 from passband.names import unknown_name
 from passband.report import Picture, Section
 from passband.report.figures import new_figure
+from passband.studies.options import numbers
 from passband.studies.pruning import train_pruned
 from passband.studies.registry import StudyResult
 from passband.studies.results import write_results
@@ -97,10 +98,10 @@ def run(
     Args:
         out: Folder for everything.
         progress: Show a progress bar.
-        data: Data set of images.
-        networks: Names, between commas.
+        data: Data set of images; see `passband list datasets`.
+        networks: Names, between commas; see `passband list models`.
         keeps: Fractions kept, between commas.
-        contenders: Of `CONTENDERS`, between commas; "pruned" needs the extra pruning.
+        contenders: Of these and "pruned", which needs the extra pruning, between commas.
         epochs: Passes over the data, the same for all.
         batch_size: Examples per step.
         lr: Learning rate at the start; it falls along a cosine.
@@ -119,7 +120,7 @@ def run(
     for name in chosen:
         if name not in CONTENDERS:
             raise unknown_name("contender", name, CONTENDERS)
-    fractions = [float(keep) for keep in str(keeps).split(",")]
+    fractions = numbers("keeps", keeps)
     rows: list[dict[str, Any]] = []
     runs: dict[str, Training] = {}
     for network in str(networks).split(","):

@@ -6,15 +6,18 @@ a `StudyResult`; it is entered in `_STUDIES` and imported when it is run.
 
 import importlib
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from passband.atomic import check_destination
 from passband.measure.table import Table
 from passband.names import unknown_name
+from passband.studies.options import describe_options
 
 _STUDIES = {
-    "demo": "native and band-limited networks on digits and a time series, in about two minutes",
+    "demo": "band-limited networks on digits and a time series, within about three minutes",
     "frequency": "the frequency chain: accuracy against speed-up, beside its controls",
     "segmentation": "a UNet with few DCT coefficients and as a chain, its masks beside the truth",
     "specnet": "memory and accuracy of SpecNet's networks and their twins against the threshold",
@@ -44,6 +47,19 @@ def list_studies() -> list[tuple[str, str]]:
     return list(_STUDIES.items())
 
 
+def study_options(name: str) -> str:
+    """The options that a study takes beside `out`, one under the other, as help prints them.
+
+    Raises:
+        ValueError: The name is unknown.
+
+    Examples:
+        >>> print(study_options("demo").splitlines()[0].split(".")[0])
+          --seeds  Trainings of each kind, which differ in initial weights and order
+    """
+    return describe_options(_function(name))
+
+
 def run_study(name: str, out: str | Path, *, progress: bool = True, **options: Any) -> StudyResult:
     """Run a study, or go on with one that was stopped.
 
@@ -59,14 +75,21 @@ def run_study(name: str, out: str | Path, *, progress: bool = True, **options: A
 
     Raises:
         ValueError: The name or an option is unknown, or an option has a value it cannot have.
+        OSError: `out` cannot be written to.
         ImportError: A package is missing; the message names the extra.
     """
-    if name not in _STUDIES:
-        raise unknown_name("study", name, _STUDIES)
-    run = importlib.import_module(f"passband.studies.{name}").run
+    run = _function(name)
     known = [option for option in inspect.signature(run).parameters if option != "progress"][1:]
     for option in options:
         if option not in known:
             raise unknown_name(f"option of the study {name!r}", option, known)
-    result: StudyResult = run(Path(out), progress=progress, **options)
-    return result
+    check_destination(out, is_folder=True)
+    return run(Path(out), progress=progress, **options)
+
+
+def _function(name: str) -> Callable[..., StudyResult]:
+    """What runs a study."""
+    if name not in _STUDIES:
+        raise unknown_name("study", name, _STUDIES)
+    run: Callable[..., StudyResult] = importlib.import_module(f"passband.studies.{name}").run
+    return run

@@ -22,6 +22,7 @@ from passband.files import save
 from passband.measure.table import Column, Table
 from passband.report import Picture, Section
 from passband.report.figures import new_figure
+from passband.studies.options import numbers
 from passband.studies.registry import StudyResult
 from passband.studies.results import write_results
 from passband.studies.trainings import Training, train_all
@@ -79,6 +80,7 @@ def run(
         ValueError: An option has a value it cannot have.
         ImportError: A package is missing; the message names the extra.
     """
+    fractions = numbers("keeps", keeps)
     rows: list[dict[str, Any]] = []
     pictures = []
     runs: dict[str, Training] = {}
@@ -96,7 +98,7 @@ def run(
                 f"regularized {keep:g}": replace(
                     base, keep=keep, keep_last=1.0, domain="spatial", **shrinking
                 )
-                for keep in map(float, str(keeps).split(","))
+                for keep in fractions
             },
             f"chain {chain_keep:g}": replace(base, keep=chain_keep, per_layer="macs", **shrinking),
         }

@@ -15,6 +15,7 @@ from passband.names import unknown_name
 from passband.report import Picture, Section
 from passband.report.figures import against_threshold, learning_curves
 from passband.report.run_report import read_metrics
+from passband.studies.options import numbers
 from passband.studies.registry import StudyResult
 from passband.studies.results import write_results
 from passband.studies.step_memory import StepMemory, step_memory
@@ -147,8 +148,12 @@ def run(
     Args:
         out: Folder for all of it; finished trainings in it are used again.
         progress: Show progress.
-        networks: Of `DATA`, with commas between.
-        modes: Of `MODES`, with commas between.
+        networks: Of speclenet, specalexnet, specvgg16, specdensenet and specfcn, with commas
+            between.
+        modes: With commas between, of "spectral-tanh", "learned scale", "average pooling", "relu on
+            the map", "relu, batch norm", "relu, batch norm, int8", "relu, batch norm, int8,
+            through", "relu, through", "relu, cropped", "relu, bfloat16", "relu, int8" and "relu,
+            beta last".
         thresholds: Numbers with commas between.
         budget: Fraction of the paper's 300 epochs; the learning rate is halved as often.
         seeds: Trainings of each kind.
@@ -156,7 +161,8 @@ def run(
         limit_test: Use so many test examples only.
         lr: Another learning rate at the start than the paper's 0.02.
         batch_size: Another number of images per step than the paper's 128.
-        quick: One epoch on 128 examples, three thresholds: a trial of the machinery.
+        quick: One epoch on 128 examples, the first and the last threshold: a trial of the
+            machinery.
 
     Raises:
         ValueError: A name is unknown, or a number is out of range.
@@ -167,7 +173,7 @@ def run(
     fields |= {"limit_train": limit_train, "limit_test": limit_test}
     fields |= {} if lr is None else {"lr": lr}
     fields |= {} if batch_size is None else {"batch_size": batch_size}
-    betas = [float(number) for number in str(thresholds).split(",")]
+    betas = numbers("thresholds", thresholds)
     if quick:
         fields |= {"epochs": 1, "limit_train": 128, "limit_test": 64, "batch_size": 32}
         betas = [betas[0], betas[-1]] if betas[1:] else betas
@@ -223,7 +229,7 @@ def run(
 
 def _chosen(kind: str, names: str, known: Mapping[str, Any]) -> list[str]:
     """Names with commas between, of which some have commas themselves."""
-    rest, found = names, []
+    rest, found = str(names), []
     while rest:
         fitting = [name for name in known if rest == name or rest.startswith(f"{name},")]
         if not fitting:

@@ -19,6 +19,7 @@ from passband.convert import convert
 from passband.data import DataBundle
 from passband.extras import require
 from passband.measure.layers import observe
+from passband.measure.macs import BandLimitedConv
 from passband.measure.memory import saved_bytes
 from passband.networks import create_model
 from passband.train.checkpoint_file import read_checkpoint
@@ -117,7 +118,8 @@ def evaluate(
         layers; None without), test_loss, test_accuracy (a fraction), test_samples.
 
     Raises:
-        ValueError: More than one of them is given, or a value is outside its range.
+        ValueError: More than one of them is given, a value is outside its range, or the network has
+            no convolution that can be band-limited.
         FileNotFoundError: There is no run, or it has no checkpoint yet.
     """
     wanted = BandLimit(compression=compression, energy=energy, band=band)
@@ -140,6 +142,12 @@ def evaluate_bands(
         limit = config.band_limit if trained else wanted
         if not trained:
             band_limit(model, BandLimit(**(vars(wanted) | {"algorithm": config.algorithm})))
+            if not any(isinstance(module, BandLimitedConv) for module in model.modules()):
+                raise ValueError(
+                    f"{run}: its network ({config.model}, method {config.method!r}) has no "
+                    "convolution that can be band-limited; evaluate it without compression, energy "
+                    "or band"
+                )
         layers = describe_layers(model, example_batch(parts.test, config))
         yield {
             "compression": limit.compression,
