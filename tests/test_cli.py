@@ -186,7 +186,10 @@ def test_a_study_gets_its_options(monkeypatch: pytest.MonkeyPatch, capsys: Captu
     assert capsys.readouterr().out == "a table\nx/report.html\n"
 
 
-def test_the_help_of_a_study_has_its_options(capsys: Captured) -> None:
+def test_the_help_of_a_study_has_its_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
     assert main(["study", "--help"]) == 0
     general = capsys.readouterr().out
     assert "passband list studies" in general
