@@ -84,3 +84,31 @@ def test_numbers_too_large_for_half_precision_stay_as_they_are(tmp_path: Path) -
     expected = model.get_parameter(name).half().float()
     assert torch.equal(again.get_parameter(name), expected)
     assert not torch.equal(expected, model.get_parameter(name))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"order": "zigzag"}, {"domain": "spatial"}])
+def test_types_other_than_float32(
+    dtype: torch.dtype, options: dict[str, str], tmp_path: Path
+) -> None:
+    """Loaded without a model, a network is of the type that was saved, in all its layers."""
+    model = dense("resnet8", SHAPE).to(dtype)
+    config = FrequencyRegularization(keep=0.05, **options)  # type: ignore[arg-type]
+    convert(model, config, maps(SHAPE).to(dtype))
+    FrequencyScheduler(model).finish()
+    save(model.eval(), tmp_path / "net.safetensors")
+    again = load(tmp_path / "net.safetensors")
+    assert {parameter.dtype for parameter in again.parameters()} == {dtype}
+    x = maps(SHAPE).to(dtype)
+    assert torch.equal(again(x), model(x))
+
+
+def test_a_larger_corner_into_a_shrunk_model_keeps_its_parameters(tmp_path: Path) -> None:
+    large = dense("resnet8", SHAPE)
+    convert(large, FrequencyRegularization(keep=0.05), maps(SHAPE))
+    save(large.eval(), tmp_path / "net.safetensors")
+    model = trained("resnet8", SHAPE, keep=0.05)
+    parameters = list(model.parameters())
+    load(tmp_path / "net.safetensors", model)
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    assert torch.equal(model.eval()(maps(SHAPE)), large(maps(SHAPE)))
