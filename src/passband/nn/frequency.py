@@ -1,6 +1,7 @@
 """Convolutions and linear layers whose weights are DCT coefficients; see `frequency_layer`."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -97,6 +98,16 @@ class FrequencyConvTranspose2d(FrequencyLayer):
     dilation: tuple[int, ...]
     groups: int
     kernel_size: tuple[int, ...]
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """As `FrequencyLayer.forward`.
+
+        Raises:
+            ValueError: There is an output_size, as torch.nn.ConvTranspose2d takes it.
+        """
+        if output_size is not None:
+            raise ValueError(f"output_size is {output_size}; use output_padding of the layer")
+        return super().forward(input)
 
     def _apply_weight(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv_transpose2d(

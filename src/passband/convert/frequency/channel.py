@@ -1,6 +1,7 @@
 """From a model to a network in the channel domain."""
 
 import math
+import operator
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from passband.convert.frequency.network import (
     after_loading,
     refresh,
 )
+from passband.convert.frequency.parameters import obstacles
 from passband.convert.frequency.report import FrequencyReport
 from passband.convert.frequency.trace import LAYERS, NORMS, Flow, module_of
 from passband.convert.handler import become
@@ -39,6 +41,7 @@ def convert_network(
     """
     graph = tracing.trace(model, example)
     flows = tracing.flows(model, graph)
+    _check_parameters(model, flows)
     state = FrequencyState(config, (1, *example.shape[1:]))
     types: dict[str, str] = {}
     _insert_transforms(model, graph, flows, state)
@@ -48,8 +51,7 @@ def convert_network(
         if node in flows and module is not None:
             _convert_module(node, module, flows, state, types)
         elif node in flows and tracing.is_addition(node):
-            node.op, node.target = "call_function", add_maps
-            node.args, node.kwargs = tuple(node.all_input_nodes), {}
+            _make_sum(node)
         elif (
             node in flows and flows[node].flat and node.target in ("view", "reshape", torch.reshape)
         ):
@@ -70,6 +72,26 @@ def convert_network(
     return account(model, state, types, pools=pools)
 
 
+def _check_parameters(model: nn.Module, flows: dict[fx.Node, Flow]) -> None:
+    found = obstacles(model)
+    for name in (str(node.target) for node in flows if node.op == "call_module"):
+        if name in found:
+            kind = type(model.get_submodule(name)).__name__
+            raise ValueError(f"model has {kind} ({name}), {found[name]}")
+
+
+def _make_sum(node: fx.Node) -> None:
+    """An addition of maps of unlike widths; torch's may have a factor for the second."""
+    values, factor = tracing.added(node)
+    if factor != 1:
+        with node.graph.inserting_before(node):
+            scaled = node.graph.call_function(operator.mul, (values[1], factor))
+        scaled.meta = dict(values[1].meta)
+        values = [values[0], scaled]
+    node.op, node.target = "call_function", add_maps
+    node.args, node.kwargs = tuple(values), {}
+
+
 def _convert_module(
     node: fx.Node,
     module: nn.Module,
@@ -85,18 +107,19 @@ def _convert_module(
         become(module, FrequencyBatchNorm.from_norm(module))
     elif type(module) in LAYERS:
         types[name] = type(module).__name__
-        given = flows[_source(node)]
+        flow = flows[_source(node)]
+        given = tuple(zip(flow.blocks, flow.whole, strict=True))
         if isinstance(module, nn.Conv2d) and module.groups > 1:
             module.__class__ = CoefficientConv2d
             assert isinstance(module, CoefficientConv2d)
             size = tracing.shape(_source(node))
             if module.is_depthwise and size is not None:
                 each = module.macs((1, 1, *size[2:]))
-                state.depthwise[name] = (each, module.in_channels)
+                state.depthwise[name] = (each, given)
             return
-        options: dict[str, Any] = {"order": state.config.order, "in_blocks": given.blocks}
+        options: dict[str, Any] = {"order": state.config.order, "in_blocks": flow.blocks}
         if isinstance(module, nn.Linear):
-            points = given.points if math.prod(given.points) > 1 else ()
+            points = flow.points if math.prod(flow.points) > 1 else ()
             become(module, FrequencyLinear.from_layer(module, positions=points, **options))
         else:
             become(module, LAYERS[type(module)].from_layer(module, **options))
@@ -104,6 +127,7 @@ def _convert_module(
         before = tracing.shape(_source(node))
         assert before is not None
         state.points[name] = math.prod(module._points((1, *before[1:])))
+        state.reads[name] = given
 
 
 def _insert_transforms(
@@ -121,30 +145,22 @@ def _insert_transforms(
         flows[transformed] = flows[node]
     (output,) = (node for node in graph.nodes if node.op == "output")
     for value in [v for v in output.all_input_nodes if v in flows]:
-        flow = flows[value]
-        if len(flow.blocks) > 1:
-            raise ValueError(
-                "model gives concatenated maps, for which there is no one inverse DCT; end it with "
-                "a layer"
-            )
-        if flow.flat and math.prod(flow.points) > 1:
-            raise ValueError(
-                "model gives flattened maps, which have no inverse DCT; end it with a layer"
-            )
         name = _free_name(model, "channel_idct")
-        model.add_module(name, ChannelDCT(flow.blocks[0], inverse=True).train(model.training))
+        model.add_module(
+            name, ChannelDCT(flows[value].blocks[0], inverse=True).train(model.training)
+        )
         with graph.inserting_before(output):
             back = graph.create_node("call_module", name, (value,))
         output.replace_input_with(value, back)
-        state.last += tuple(_last_layers(model, value))
+        state.last += tuple(_last_layers(model, value, flows))
 
 
-def _last_layers(model: nn.Module, node: fx.Node) -> list[str]:
+def _last_layers(model: nn.Module, node: fx.Node, flows: dict[fx.Node, Flow]) -> list[str]:
     """The layer that a value comes from, through whatever has no weights."""
-    module = module_of(model, node)
-    if type(module) in LAYERS:
+    if type(module_of(model, node)) in LAYERS:
         return [str(node.target)]
-    return [name for value in node.all_input_nodes[:1] for name in _last_layers(model, value)]
+    maps = [value for value in node.all_input_nodes if value in flows]
+    return [name for value in maps[:1] for name in _last_layers(model, value, flows)]
 
 
 def _source(node: fx.Node) -> fx.Node:

@@ -16,6 +16,9 @@ from passband.nn.frequency_maps import ChannelDCT, CoefficientConv2d, FrequencyB
 Widths = tuple[tuple[int, int], ...]
 """Of each map that a value concatenates its channels, and how many of them, the lowest, it has."""
 
+Reads = tuple[tuple[int, bool], ...]
+"""Of each map that a value concatenates its channels, and whether it has all of them."""
+
 
 @dataclass
 class FrequencyState:
@@ -26,7 +29,9 @@ class FrequencyState:
         example_shape: Shape of the example that it was converted with, one image of it.
         points: Points of each layer at which every weight multiplies once, for one example.
         last: Names of the layers before the output.
-        depthwise: Multiplications per channel and channels of each depthwise convolution.
+        reads: Of each layer the maps that its input concatenates: their channels, and whether
+            they have them all, as the model's input has, however few layers give.
+        depthwise: Of each depthwise convolution multiplications per channel, and what it reads.
         norms: Of each batch norm torch's type.
     """
 
@@ -34,7 +39,8 @@ class FrequencyState:
     example_shape: tuple[int, ...]
     points: dict[str, int] = field(default_factory=dict)
     last: tuple[str, ...] = ()
-    depthwise: dict[str, tuple[int, int]] = field(default_factory=dict)
+    reads: dict[str, Reads] = field(default_factory=dict)
+    depthwise: dict[str, tuple[int, Reads]] = field(default_factory=dict)
     norms: dict[str, type[nn.Module]] = field(default_factory=dict)
 
 
