@@ -207,8 +207,9 @@ class Cutting:
                 self.values[node] = self.values[source]
                 return
         matrix = self._transform_matrix(node, module)
-        shape = node.meta.get("tensor_meta") or source.meta.get("tensor_meta")
-        axes = 4 if shape is None else len(shape.shape)
+        shape = tracing.shape(source)
+        assert shape is not None
+        axes = len(shape)
         self._call(node, channel_matrix_layer(matrix, axes), node, keep_counts=True)
 
     def _transform_matrix(self, node: fx.Node, module: ChannelDCT) -> Tensor:

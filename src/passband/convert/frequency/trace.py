@@ -29,6 +29,9 @@ LAYERS: dict[type[nn.Module], type[FrequencyLayer]] = {
 }
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
+SHAPE = "passband_shape"
+"""Key of a node's meta: the shape of its value for the example."""
+
 _MAX_POOLS = (
     nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
     F.max_pool1d, F.max_pool2d, F.adaptive_max_pool1d, F.adaptive_max_pool2d,
@@ -96,13 +99,17 @@ def trace(model: nn.Module, example: Tensor) -> fx.Graph:
                 f"example_input of shape {tuple(example.shape)} does not fit the model: "
                 f"{_one_line(cause)}"
             ) from error
+    for node in graph.nodes:
+        found = getattr(node.meta.get("tensor_meta"), "shape", None)
+        if found is not None:
+            node.meta[SHAPE] = tuple(found)
     return graph
 
 
 def shape(node: fx.Node) -> tuple[int, ...] | None:
     """The shape of a node's value for the example; None of what is no tensor."""
-    found = getattr(node.meta.get("tensor_meta"), "shape", None)
-    return None if found is None else tuple(found)
+    found: tuple[int, ...] | None = node.meta.get(SHAPE)
+    return found
 
 
 def flows(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, Flow]:
