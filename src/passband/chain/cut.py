@@ -59,7 +59,9 @@ def to_chain(
         finish: Where the schedule is not at its end, drop at once what it would still drop.
 
     Raises:
-        ValueError: The model is not in the channel domain, or has not finished shrinking.
+        ValueError: The model is not in the channel domain, or has not finished shrinking; the
+            example does not fit it, or its output for it is not finite.
+        TypeError: The example is not of the model's type.
         RuntimeError: The result computes something else, which is an error of this function.
 
     Examples:
@@ -85,6 +87,8 @@ def to_chain(
             f"model {why}; a chain is cut from what passband.convert(model, "
             "FrequencyRegularization(...), example_input) makes in domain 'channel'"
         )
+    if isinstance(round_to, bool) or not isinstance(round_to, int):
+        raise TypeError(f"round_to must be a whole number, got {round_to!r}")
     if round_to < 1:
         raise ValueError(f"round_to is {round_to}; it must be at least 1")
     _check_example(model, example_input)
@@ -98,8 +102,10 @@ def to_chain(
         )
     if kept is not None:
         FrequencyScheduler(network).finish()
+    shape = frequency_state(model).example_shape
+    wanted = _output(network, example_input, shape)
     chain = Cutting(network, fold, fold, round_to).chain()
-    _check(network, chain, example_input)
+    _compare(_output(chain, example_input, shape), wanted)
     return chain
 
 
@@ -113,6 +119,30 @@ def _check_example(model: FrequencyNetwork, example: Tensor) -> None:
             f"example_input has shape {tuple(example.shape)}; the model was converted for (B, "
             f"{', '.join(map(str, wanted))})"
         )
+    types = list(dict.fromkeys(parameter.dtype for parameter in model.parameters()))
+    if example.dtype not in types:
+        raise TypeError(
+            f"example_input is {example.dtype}, and the model {types[0]}; use "
+            f"example_input.to({types[0]})"
+        )
+
+
+def _output(network: nn.Module, example: Tensor, shape: tuple[int, ...]) -> Any:
+    """What a network computes that was converted for maps of a shape."""
+    with undisturbed(network), torch.no_grad():
+        try:
+            found = network(example)
+        except Exception as error:  # whatever its layers raise
+            raise ValueError(
+                f"example_input of shape {tuple(example.shape)} does not fit the model, which was "
+                f"converted for maps like {shape}: {' '.join(str(error).split())}"
+            ) from error
+    if isinstance(found, Tensor) and not found.isfinite().all():
+        raise ValueError(
+            "model gives NaN or infinity for example_input; look for them in its parameters and "
+            "running statistics"
+        )
+    return found
 
 
 @dataclass
@@ -352,10 +382,8 @@ def _default(node: fx.Node) -> Any:
     return node.args[0] if node.args else inspect.Signature.empty
 
 
-def _check(network: nn.Module, chain: nn.Module, example: Tensor) -> None:
-    """Compare the chain with the network that it was cut from."""
-    with undisturbed(network), torch.no_grad():
-        wanted, found = network(example), chain(example)
+def _compare(found: Any, wanted: Any) -> None:
+    """The output of the chain, with that of the network that it was cut from."""
     if not isinstance(wanted, Tensor) or wanted.dtype not in _TOLERANCE:
         return
     difference = float((found - wanted).double().norm())

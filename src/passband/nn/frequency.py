@@ -154,7 +154,13 @@ class FrequencyLinear(FrequencyLayer):
         return weight.view(len(weight), -1, *self.positions)
 
     def _channels(self, shape: tuple[int, ...]) -> int:
-        return int(shape[-1]) // math.prod(self.positions)
+        channels, rest = divmod(int(shape[-1]), math.prod(self.positions))
+        if rest or channels > self.sizes[self._in_axis]:
+            raise ValueError(
+                f"input has {shape[-1]} features; allowed are up to {self.sizes[self._in_axis]} "
+                f"channels with {math.prod(self.positions)} points each"
+            )
+        return channels
 
     def _first(self, input: Tensor, channels: int) -> Tensor:
         return input[..., : channels * math.prod(self.positions)]

@@ -70,6 +70,11 @@ def account(
                 macs_after=counted,
             )
         )
+    for name, left in state.left.items():
+        counted = (macs or {}).get(name)
+        rows.append(
+            FrequencyLayerReport(name or "(model)", *left, macs_before=counted, macs_after=counted)
+        )
     if isinstance(model, FrequencyNetwork):
         rows = _with_widths(model, state, corners, rows)
         rows += [FrequencyLayerReport(n, "max pooling", *_MAX_POOL) for n in pools or ()]

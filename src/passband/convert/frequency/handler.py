@@ -12,19 +12,27 @@ from passband.convert.frequency.channel import convert_network
 from passband.convert.frequency.network import (
     FrequencyNetwork,
     FrequencyState,
+    Left,
     frequency_layers,
 )
+from passband.convert.frequency.parameters import obstacles
 from passband.convert.frequency.report import FrequencyReport
 from passband.convert.frequency.storage import packed, unpacked
 from passband.convert.frequency.trace import LAYERS, module_of
 from passband.convert.handler import Filter, Handler, become, register_handler
-from passband.measure.layers import ExampleInput, observe
+from passband.measure.layers import ExampleInput, named_layers, observe
 from passband.nn.frequency_maps import (
     ChannelDCT,
     CoefficientConv2d,
     FrequencyBatchNorm,
     add_maps,
 )
+
+_OTHER_TYPE = (
+    "left: type",
+    "allowed are exactly torch's " + ", ".join(kind.__name__ for kind in LAYERS),
+)
+_FILTERED = ("left: filter_fn", "filter_fn did not choose it")
 
 
 @register_handler(FrequencyRegularization)
@@ -65,6 +73,7 @@ class FrequencyHandler(Handler[FrequencyRegularization]):
                 "filter_fn is given, but in domain 'channel' the whole model is converted; use "
                 "domain='spatial', or leave it out"
             )
+        _check_unconverted(model)
         return convert_network(model, self.config, example)
 
     @classmethod
@@ -129,18 +138,33 @@ class FrequencyHandler(Handler[FrequencyRegularization]):
         """The spatial domain: other weights, the same network."""
         uses = observe(model, example_input).layers if example_input is not None else {}
         types: dict[str, str] = {}
-        for name, layer in list(model.named_modules()):
-            if type(layer) in LAYERS and (filter_fn is None or filter_fn(name, layer)):
-                types[name] = type(layer).__name__
-                kind = LAYERS[type(layer)]
-                order = self.config.order
-                become(layer, kind.from_layer(layer, domain="spatial", order=order))
-        last = tuple(types)[-1:]
+        order, why_not = self.config.order, obstacles(model)
         shape = tuple(example_input.shape) if isinstance(example_input, Tensor) else ()
-        state = FrequencyState(self.config, shape, last=last)
+        state = FrequencyState(self.config, shape)
+        for name, layer in list(named_layers(model)):
+            kind = LAYERS.get(type(layer))
+            if kind is None:
+                state.left[name] = Left(type(layer).__name__, *_OTHER_TYPE)
+            elif name in why_not:
+                state.left[name] = Left(type(layer).__name__, "left: parameters", why_not[name])
+            elif filter_fn is not None and not filter_fn(name, layer):
+                state.left[name] = Left(type(layer).__name__, *_FILTERED)
+            else:
+                types[name] = type(layer).__name__
+                become(layer, kind.from_layer(layer, domain="spatial", order=order))
+        state.last = tuple(types)[-1:]
         model.__dict__["_passband_frequency"] = state
         macs = {name: use.macs // shape[0] if shape else use.macs for name, use in uses.items()}
         return account(model, state, types, macs)
+
+
+def _check_unconverted(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("passband.nn."):
+            raise ValueError(
+                f"model has {type(module).__name__} ({name or 'itself'}), which cannot act on "
+                "channel coefficients; use passband.revert(model) before"
+            )
 
 
 def _only_tensor(example_input: ExampleInput | None) -> Tensor:

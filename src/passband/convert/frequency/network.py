@@ -4,7 +4,7 @@ import copy
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -21,6 +21,14 @@ Reads = tuple[tuple[int, bool], ...]
 """Of each map that a value concatenates its channels, and whether it has all of them."""
 
 
+class Left(NamedTuple):
+    """A layer that was not converted, for the report."""
+
+    type: str
+    result: str
+    reason: str
+
+
 @dataclass
 class FrequencyState:
     """What a converted model remembers of its conversion.
@@ -34,6 +42,7 @@ class FrequencyState:
             they have them all, as the model's input has, however few layers give.
         depthwise: Of each depthwise convolution multiplications per channel, and what it reads.
         norms: Of each batch norm torch's type.
+        left: Layers that were not converted.
     """
 
     config: FrequencyRegularization
@@ -43,6 +52,7 @@ class FrequencyState:
     reads: dict[str, Reads] = field(default_factory=dict)
     depthwise: dict[str, tuple[int, Reads]] = field(default_factory=dict)
     norms: dict[str, type[nn.Module]] = field(default_factory=dict)
+    left: dict[str, Left] = field(default_factory=dict)
 
 
 class FrequencyNetwork(fx.GraphModule):
