@@ -73,12 +73,19 @@ def squared(m: Any, x: Tensor) -> Tensor:
     return y * y
 
 
+def in_place(m: Any, x: Tensor) -> Tensor:
+    y: Tensor = m.a(x)
+    y += m.b(x)
+    return y
+
+
 SUMS: dict[str, Forward] = {
     "torch.add": lambda m, x: torch.add(m.a(x), m.b(x), alpha=0.25),
     "keywords": lambda m, x: torch.add(input=m.a(x), other=m.b(x), alpha=2),
     "method": lambda m, x: m.a(x).add(m.b(x), alpha=-1.5),
     "twice": lambda m, x: m.a(x) + m.a(x) * 0.5,
     "itself": twice,
+    "in place": in_place,
 }
 
 
@@ -90,6 +97,16 @@ def test_sums_and_their_factors(name: str) -> None:
     convert(model, WHOLE, example())
     assert relative_error(model(example()), expected) < EXACT
     cut(network(SUMS[name], a=conv(6, 8), b=conv(6, 8)))
+
+
+def test_sums_in_place_of_what_is_read_again() -> None:
+    def forward(m: Any, x: Tensor) -> Any:
+        y = m.a(x)
+        return y.add_(m.b(x)) + y
+
+    model = network(forward, a=conv(6, 8), b=conv(6, 8))
+    refused(r"an addition in place to a map that is read again at line \d+ of", model)
+    cut(network(lambda m, x: m.a(x).add_(m.b(x)), a=conv(6, 8), b=conv(6, 8)))
 
 
 def test_sums_of_flattened_maps_of_unlike_widths() -> None:

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -247,12 +247,20 @@ def _sum(node: fx.Node, found: dict[fx.Node, Flow]) -> Flow:
         or node.kwargs.keys() - {"input", "other", "alpha"}
     ):
         raise _no_dual(node, "the sum of a map and something else")
+    if node.target == "add_" and any(user in values[0].users for user in _after(node)):
+        raise _no_dual(node, "an addition in place to a map that is read again")
     first, second = (found[value] for value in values)
     if len(first.blocks) > 1 or len(second.blocks) > 1:
         raise _no_dual(node, "the sum of concatenated maps")
     if (first.blocks, first.flat) != (second.blocks, second.flat):
         raise _no_dual(node, "the sum of maps of unlike channels")
     return replace(first, whole=(first.whole[0] or second.whole[0],))
+
+
+def _after(node: fx.Node) -> Iterator[fx.Node]:
+    while node.op != "output":
+        node = node.next
+        yield node
 
 
 def _is_scaling(node: fx.Node, value: fx.Node) -> bool:
