@@ -266,9 +266,14 @@ def test_budgets_with_depthwise_convolutions_of_the_image() -> None:
     assert 10 <= report.macs_ratio < 14  # as above
 
 
-def test_messages_name_the_module_or_the_line_of_the_model() -> None:
+def test_messages_name_the_module_and_the_line_of_the_model() -> None:
+    def forward(m: Any, x: Tensor) -> Any:
+        return m.head(m.a(x))
+
+    inside = network(forward, a=conv(6, 8), head=nn.Sequential(nn.Softmax(1)))
+    refused(r"Softmax \(head.0\) at line \d+ of .*test_operations.py \(return m.head", inside)
     model = nn.Sequential(conv(6, 8), nn.Softmax(1), conv(8, 4)).double()
-    with pytest.raises(ValueError, match=r"model has Softmax \(1\).*, which cannot act"):
+    with pytest.raises(ValueError, match=r"model has Softmax \(1\), which cannot act"):
         convert(model, WHOLE, example())
-    with pytest.raises(ValueError, match=r"model has conv2d.*, which cannot act"):
+    with pytest.raises(ValueError, match=r"model is a single Conv2d, .*; use torch.nn.Sequential"):
         convert(conv(6, 8).double(), WHOLE, example())

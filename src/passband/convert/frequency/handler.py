@@ -159,6 +159,11 @@ class FrequencyHandler(Handler[FrequencyRegularization]):
 
 
 def _check_unconverted(model: nn.Module) -> None:
+    if type(model) in LAYERS:
+        raise ValueError(
+            f"model is a single {type(model).__name__}, in which there is nothing to trace; use "
+            "torch.nn.Sequential(model)"
+        )
     for name, module in model.named_modules():
         if type(module).__module__.startswith("passband.nn."):
             raise ValueError(

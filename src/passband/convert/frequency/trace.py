@@ -103,6 +103,10 @@ def trace(model: nn.Module, example: Tensor) -> fx.Graph:
         found = getattr(node.meta.get("tensor_meta"), "shape", None)
         if found is not None:
             node.meta[SHAPE] = tuple(found)
+        stack = node.meta.get("nn_module_stack", {}).values()
+        owners = [type(model), *(kind for _, kind in stack)]
+        if all(kind.__module__.startswith("torch.") for kind in owners):
+            node.meta.pop(LINE, None)  # torch's own containers: no line of the model calls it
     return graph
 
 
