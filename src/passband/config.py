@@ -219,7 +219,8 @@ class FrequencyRegularization(Config):
         restarts: How often the schedule begins again after it has ended, at everything.
         round_to: Numbers of kept channels are rounded up to multiples of this.
         per_layer: None: every layer keeps the same fraction. "macs": every map keeps the same
-            fraction of its channels, such that the network multiplies `keep` times as much.
+            fraction of its channels, such that the network multiplies `keep` times as much; then
+            there is no other order, nor what a layer keeps at least or last.
         keep_last: Fraction that the layer before the output keeps; None: all in the channel domain,
             `keep` in the spatial one.
         least_conv: Coefficients that a convolution keeps at least.
@@ -288,6 +289,13 @@ class FrequencyRegularization(Config):
                 f"{name} is {getattr(self, name)!r}, which chooses widths, and domain 'spatial' "
                 "keeps all of them; use domain 'channel'"
             )
+        if self.per_layer == "macs":
+            for name in ("order", "keep_last", "least_conv", "least_linear"):
+                if getattr(self, name) != getattr(type(self), name):
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)!r}, but with per_layer 'macs' every map "
+                        "keeps the same share of its channels; leave one of them out"
+                    )
 
     @property
     def shrink_steps(self) -> int:
@@ -296,7 +304,7 @@ class FrequencyRegularization(Config):
             return 0
         if self.steps is not None:
             return self.steps
-        return max(1, math.ceil(math.log(self._negligible) / math.log(1 - self.rate)))
+        return max(1, math.ceil(math.log(self._negligible) / math.log1p(-self.rate)))
 
     @property
     def total_steps(self) -> int:

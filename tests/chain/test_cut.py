@@ -96,6 +96,20 @@ def test_models_and_examples_that_do_not_fit() -> None:
         to_chain(network, torch.zeros(1, 1, 8, 8))
     with pytest.raises(ValueError, match="round_to is 0; it must be at least 1"):
         to_chain(network, maps((3, 8, 8)), round_to=0)
+    with pytest.raises(TypeError, match=r"round_to must be a whole number, got 8\.5"):
+        to_chain(network, maps((3, 8, 8)), round_to=8.5)  # type: ignore[arg-type]
+    for dtype in (torch.float64, torch.int64):
+        message = rf"example_input is {dtype}, and the model torch.float32; use example_input.to"
+        with pytest.raises(TypeError, match=message):
+            to_chain(network, maps((3, 8, 8)).to(dtype))
+    flat = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 4, 5))
+    convert(flat, FrequencyRegularization(keep=0.5), torch.zeros(1, 3, 4, 4))
+    with pytest.raises(ValueError, match=r"\(2, 3, 6, 6\) does not fit the model, which was conv"):
+        to_chain(flat, torch.zeros(2, 3, 6, 6), finish=True)
+    with torch.no_grad():
+        next(flat.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="model gives NaN or infinity for example_input; look"):
+        to_chain(flat, torch.zeros(2, 3, 4, 4), finish=True)
 
 
 @pytest.mark.parametrize("name", ["vgg8", "resnet20", "densenet121", "mobilenetv2", "unet16"])

@@ -18,7 +18,9 @@ from passband.chain.layers import (
     plain_grouped,
     plain_layer,
 )
+from passband.chain.needs import needed_channels
 from passband.convert.frequency import FrequencyNetwork, FrequencyScheduler
+from passband.convert.frequency import trace as tracing
 from passband.convert.frequency.network import Widths, frequency_state, read_channels, widths
 from passband.convert.frequency.scheduler import unfinished
 from passband.convert.frequency.trace import concatenated, is_concatenation, module_of
@@ -57,7 +59,9 @@ def to_chain(
         finish: Where the schedule is not at its end, drop at once what it would still drop.
 
     Raises:
-        ValueError: The model is not in the channel domain, or has not finished shrinking.
+        ValueError: The model is not in the channel domain, or has not finished shrinking; the
+            example does not fit it, or its output for it is not finite.
+        TypeError: The example is not of the model's type.
         RuntimeError: The result computes something else, which is an error of this function.
 
     Examples:
@@ -83,6 +87,8 @@ def to_chain(
             f"model {why}; a chain is cut from what passband.convert(model, "
             "FrequencyRegularization(...), example_input) makes in domain 'channel'"
         )
+    if isinstance(round_to, bool) or not isinstance(round_to, int):
+        raise TypeError(f"round_to must be a whole number, got {round_to!r}")
     if round_to < 1:
         raise ValueError(f"round_to is {round_to}; it must be at least 1")
     _check_example(model, example_input)
@@ -96,8 +102,10 @@ def to_chain(
         )
     if kept is not None:
         FrequencyScheduler(network).finish()
+    shape = frequency_state(model).example_shape
+    wanted = _output(network, example_input, shape)
     chain = Cutting(network, fold, fold, round_to).chain()
-    _check(network, chain, example_input)
+    _compare(_output(chain, example_input, shape), wanted)
     return chain
 
 
@@ -111,6 +119,30 @@ def _check_example(model: FrequencyNetwork, example: Tensor) -> None:
             f"example_input has shape {tuple(example.shape)}; the model was converted for (B, "
             f"{', '.join(map(str, wanted))})"
         )
+    types = list(dict.fromkeys(parameter.dtype for parameter in model.parameters()))
+    if example.dtype not in types:
+        raise TypeError(
+            f"example_input is {example.dtype}, and the model {types[0]}; use "
+            f"example_input.to({types[0]})"
+        )
+
+
+def _output(network: nn.Module, example: Tensor, shape: tuple[int, ...]) -> Any:
+    """What a network computes that was converted for maps of a shape."""
+    with undisturbed(network), torch.no_grad():
+        try:
+            found = network(example)
+        except Exception as error:  # whatever its layers raise
+            raise ValueError(
+                f"example_input of shape {tuple(example.shape)} does not fit the model, which was "
+                f"converted for maps like {shape}: {' '.join(str(error).split())}"
+            ) from error
+    if isinstance(found, Tensor) and not found.isfinite().all():
+        raise ValueError(
+            "model gives NaN or infinity for example_input; look for them in its parameters and "
+            "running statistics"
+        )
+    return found
 
 
 @dataclass
@@ -138,7 +170,7 @@ class Cutting:
     def chain(self) -> nn.Module:
         """Build it."""
         self.live = widths(self.network)
-        self.needs = self._needs()
+        self.needs = needed_channels(self.network, self.live)
         nodes = list(self.network.graph.nodes)
         for node in nodes:
             if node.op == "output":
@@ -152,50 +184,6 @@ class Cutting:
         for parameter in chain.parameters():
             parameter.requires_grad_(False)
         return chain.eval()
-
-    def _needs(self) -> dict[fx.Node, list[int]]:
-        """Of each value how many channels of each of its maps something reads."""
-        needs = {node: [0] * len(blocks) for node, blocks in self.live.items()}
-        for node in reversed(list(self.network.graph.nodes)):
-            module = module_of(self.network, node)
-            for value in node.all_input_nodes:
-                if value not in needs:
-                    continue
-                wanted = self._wanted(node, module, value, needs)
-                needs[value] = [max(a, b) for a, b in zip(needs[value], wanted, strict=True)]
-        return needs
-
-    def _wanted(
-        self,
-        node: fx.Node,
-        module: nn.Module | None,
-        value: fx.Node,
-        needs: dict[fx.Node, list[int]],
-    ) -> list[int]:
-        """What one reader of a value reads of it."""
-        live = [width for _, width in self.live[value]]
-        if isinstance(module, FrequencyLayer):
-            read = {position for position, _ in read_channels(module, self.live[value])}
-            wanted, start = [], 0
-            for width in live:
-                wanted.append(
-                    max((p - start + 1 for p in read if start <= p < start + width), default=0)
-                )
-                start += width
-            return wanted
-        whole = isinstance(module, CoefficientConv2d) and not module.is_depthwise
-        if node not in needs or whole or isinstance(module, ChannelDCT):
-            return live
-        if is_concatenation(node):
-            wanted, start = [0] * len(live), 0
-            for part in concatenated(node):
-                size = len(self.live[part])
-                if part is value:
-                    own = needs[node][start : start + size]
-                    wanted = [max(a, b) for a, b in zip(wanted, own, strict=True)]
-                start += size
-            return wanted
-        return [min(a, b) for a, b in zip(live, needs[node], strict=True)]
 
     def _add(self, node: fx.Node, module: nn.Module | None) -> None:
         """Build what a node becomes."""
@@ -219,6 +207,8 @@ class Cutting:
             self._pass_on(node)
         elif module is not None:
             self._call(node, copy.deepcopy(module), node)
+        elif node.op == "get_attr":
+            self._add_attribute(node)
         else:
             self.values[node] = self.graph.node_copy(node, lambda value: self.values[value])
             if is_concatenation(node):
@@ -226,6 +216,17 @@ class Cutting:
                 self.counts[node] = tuple(w for part in parts for w in self.counts[part])
             elif inputs:
                 self.counts[node] = self.counts[inputs[0]]
+
+    def _add_attribute(self, node: fx.Node) -> None:
+        """A tensor of the model, or what it is set to in evaluation."""
+        owner, _, name = str(node.target).rpartition(".")
+        value = getattr(self.network.get_submodule(owner), name)
+        if isinstance(value, Tensor):
+            name = f"value_{self.added}"
+            self.added += 1
+            self.root.register_buffer(name, value.detach().clone())
+            value = self.graph.get_attr(name)
+        self.values[node] = value
 
     def _add_transform(self, node: fx.Node, module: ChannelDCT) -> None:
         source = node.all_input_nodes[0]
@@ -236,17 +237,18 @@ class Cutting:
                 self.values[node] = self.values[source]
                 return
         matrix = self._transform_matrix(node, module)
-        shape = node.meta.get("tensor_meta") or source.meta.get("tensor_meta")
-        axes = 4 if shape is None else len(shape.shape)
+        shape = tracing.shape(source)
+        assert shape is not None
+        axes = len(shape)
         self._call(node, channel_matrix_layer(matrix, axes), node, keep_counts=True)
 
     def _transform_matrix(self, node: fx.Node, module: ChannelDCT) -> Tensor:
         reference = next(iter(self.network.parameters()))
         if not module.inverse:
-            return module.matrix(torch.empty(1, module.channels, dtype=reference.dtype))
+            return module.matrix(reference.new_empty(1, module.channels))
         source = node.all_input_nodes[0]
         ((_, width),), ((_, live),) = self.counts[source], self.live[source]
-        matrix = module.matrix(torch.empty(1, min(live, width), dtype=reference.dtype))
+        matrix = module.matrix(reference.new_empty(1, min(live, width)))
         return F.pad(matrix, (0, width - matrix.shape[1]))
 
     def _add_layer(self, node: fx.Node, layer: FrequencyLayer) -> None:
@@ -309,7 +311,7 @@ class Cutting:
             made = plain_depthwise(module, min(live, width), width, affine)
             self.counts[node] = ((size, width),)
         else:
-            value = self._padded(value, width, size)
+            value = self._padded(source, width, size)
             made = plain_grouped(module, affine)
             self.counts[node] = ((module.out_channels, module.out_channels),)
         self.values[node] = self._called(node, made, value)
@@ -319,7 +321,7 @@ class Cutting:
         most = max(width for _, width in counts)
         parts = (
             [
-                self._padded(self.values[value], width, most)
+                self._padded(value, width, most)
                 for value, (_, width) in zip(node.all_input_nodes, counts, strict=True)
             ]
             if len(inputs) == 2
@@ -328,12 +330,15 @@ class Cutting:
         self.values[node] = self.graph.call_function(torch.add, tuple(parts))
         self.counts[node] = ((counts[0][0], most),)
 
-    def _padded(self, value: fx.Node, width: int, wanted: int) -> fx.Node:
-        """Zeros for the channels that a map lacks."""
+    def _padded(self, source: fx.Node, width: int, wanted: int) -> fx.Node:
+        """Zeros for the channels that a map lacks, at each of its points where it is flattened."""
+        value, shape = self.values[source], tracing.shape(source)
         if width == wanted:
             return value
-        axes = [0, 0] * (len(frequency_state(self.network).example_shape) - 2)
-        return self.graph.call_function(F.pad, (value, [*axes, 0, wanted - width]))
+        assert shape is not None
+        points = shape[1] // sum(size for size, _ in self.counts[source])
+        pads = [*[0, 0] * (len(shape) - 2), 0, (wanted - width) * points]
+        return self.graph.call_function(F.pad, (value, pads))
 
     def _call(
         self, node: fx.Node, made: nn.Module, source: fx.Node, keep_counts: bool = False
@@ -377,10 +382,8 @@ def _default(node: fx.Node) -> Any:
     return node.args[0] if node.args else inspect.Signature.empty
 
 
-def _check(network: nn.Module, chain: nn.Module, example: Tensor) -> None:
-    """Compare the chain with the network that it was cut from."""
-    with undisturbed(network), torch.no_grad():
-        wanted, found = network(example), chain(example)
+def _compare(found: Any, wanted: Any) -> None:
+    """The output of the chain, with that of the network that it was cut from."""
     if not isinstance(wanted, Tensor) or wanted.dtype not in _TOLERANCE:
         return
     difference = float((found - wanted).double().norm())

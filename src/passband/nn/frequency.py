@@ -1,6 +1,7 @@
 """Convolutions and linear layers whose weights are DCT coefficients; see `frequency_layer`."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -98,6 +99,16 @@ class FrequencyConvTranspose2d(FrequencyLayer):
     groups: int
     kernel_size: tuple[int, ...]
 
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """As `FrequencyLayer.forward`.
+
+        Raises:
+            ValueError: There is an output_size, as torch.nn.ConvTranspose2d takes it.
+        """
+        if output_size is not None:
+            raise ValueError(f"output_size is {output_size}; use output_padding of the layer")
+        return super().forward(input)
+
     def _apply_weight(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv_transpose2d(
             input, weight, bias, self.stride, self.padding, self.output_padding, self.groups,
@@ -143,7 +154,13 @@ class FrequencyLinear(FrequencyLayer):
         return weight.view(len(weight), -1, *self.positions)
 
     def _channels(self, shape: tuple[int, ...]) -> int:
-        return int(shape[-1]) // math.prod(self.positions)
+        channels, rest = divmod(int(shape[-1]), math.prod(self.positions))
+        if rest or channels > self.sizes[self._in_axis]:
+            raise ValueError(
+                f"input has {shape[-1]} features; allowed are up to {self.sizes[self._in_axis]} "
+                f"channels with {math.prod(self.positions)} points each"
+            )
+        return channels
 
     def _first(self, input: Tensor, channels: int) -> Tensor:
         return input[..., : channels * math.prod(self.positions)]

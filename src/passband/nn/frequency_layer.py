@@ -201,12 +201,24 @@ class FrequencyLayer(nn.Module):
         kept = self.coefficients().detach()
         return kept.flatten() if mask is None else kept[mask.bool()]
 
-    def set_kept_coefficients(self, values: Tensor) -> None:
-        """The inverse of `kept_coefficients`."""
-        box = torch.zeros(self.corner.extents, dtype=self.weight.dtype, device=self.weight.device)
+    def box_of(self, values: Tensor) -> Tensor:
+        """The inverse of `kept_coefficients`: the box with these values, of their type."""
+        box = values.new_zeros(self.corner.extents)
         mask = torch.ones_like(box) if self._mask is None else self._mask
-        box[mask.bool()] = values.to(box)
-        self.weight.data = box
+        box[mask.bool().to(box.device)] = values
+        return box
+
+    def make_room(self, corner: Corner, shape: tuple[int, ...] | None = None) -> None:
+        """Keep another corner, whose coefficients are to be loaded; `weight` is the same object.
+
+        Args:
+            corner: The corner.
+            shape: Of `weight`, at least the corner's box; None: that box.
+        """
+        shape = shape or corner.extents
+        if tuple(self.weight.shape) != shape:
+            self.weight.data = self._boxed(self.weight.data, shape)
+        self._set_corner(corner)
 
     def spatial_weight(self) -> Tensor:
         """The weights of the torch layer: back along all axes."""
@@ -295,8 +307,8 @@ class FrequencyLayer(nn.Module):
 
     def _set_corner(self, corner: Corner) -> None:
         self.corner = corner
-        mask = corner.mask()
-        self._mask = None if mask is None else mask.to(self.weight)
+        self._mask = corner.mask()
+        self._match_mask()
         self.kept.copy_(torch.tensor([corner.count, *corner.extents]))
 
     def _replace_weight(self, values: Tensor) -> None:
@@ -312,9 +324,13 @@ class FrequencyLayer(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._match_mask()
+        return result
+
+    def _match_mask(self) -> None:
+        """The mask where the weight is, and of its type."""
         if self._mask is not None:
             self._mask = self._mask.to(self.weight)
-        return result
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -327,10 +343,10 @@ class FrequencyLayer(nn.Module):
                 e <= w <= n for e, w, n in zip(extents, weight.shape, self.sizes, strict=True)
             )
             if fits:
-                if weight.shape != self.weight.shape:
-                    self.weight.data = self._boxed(self.weight.data, tuple(weight.shape))
-                self._set_corner(Corner(self.sizes, tuple(extents), count, self.order))
+                corner = Corner(self.sizes, tuple(extents), count, self.order)
+                self.make_room(corner, tuple(weight.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._match_mask()
 
     def extra_repr(self) -> str:
         """The sizes of the whole layer, and what is kept."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from passband import FrequencyRegularization, convert, revert
+from passband import BandLimit, FrequencyRegularization, convert, revert
 from passband.convert import FrequencyNetwork
 from passband.convert.frequency.network import frequency_layers
 from passband.nn.frequency import FrequencyConv2d
@@ -150,9 +150,47 @@ def test_filter_fn_chooses_layers_in_the_spatial_domain() -> None:
     config = FrequencyRegularization(keep=0.5, domain="spatial")
     report = convert(model, config, filter_fn=lambda name, _: name == "1")
     assert report.converted == ("1",)
+    assert report.rows[1]["result"] == "left: filter_fn"
     whole = nn.Sequential(nn.Conv2d(2, 4, 3))
     with pytest.raises(ValueError, match="filter_fn is given, but in domain 'channel'"):
         convert(whole, CONFIG, torch.zeros(1, 2, 9, 9), filter_fn=lambda *_: True)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_the_report_of_the_spatial_domain_lists_layers_that_are_left() -> None:
+    from torch.nn.utils import weight_norm
+    from torch.nn.utils.parametrizations import weight_norm as parametrized
+
+    model = nn.ModuleDict(
+        {
+            "conv": nn.Conv2d(2, 4, 3),
+            "volume": nn.Conv3d(2, 4, 3),
+            "transposed": nn.ConvTranspose1d(2, 4, 3),
+            "old": weight_norm(nn.Conv2d(2, 4, 3)),
+            "new": parametrized(nn.Conv2d(2, 4, 3)),
+            "one": nn.Linear(4, 4),
+            "other": nn.Linear(4, 4),
+        }
+    )
+    model["other"].weight = model["one"].weight
+    report = convert(model, FrequencyRegularization(keep=0.5, domain="spatial"))
+    assert report.converted == ("conv",)
+    left = {row["layer"]: (row["result"], row["reason"]) for row in report.rows[1:]}
+    assert left.keys() == model.keys() - {"conv"}
+    assert {left[name][0] for name in ("volume", "transposed", "new")} == {"left: type"}
+    assert {left[name][0] for name in ("old", "one", "other")} == {"left: parameters"}
+    assert "left: type: allowed are exactly torch's Conv1d, Conv2d" in str(report)
+    assert str(convert(model, FrequencyRegularization(keep=0.4, domain="spatial"))).count("left")
+
+
+def test_models_that_are_converted_by_another_method() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.Conv2d(8, 8, 3))
+    convert(model, BandLimit(compression=0.5), filter_fn=lambda *_: True)
+    message = r"model has BandLimitedConv2d \(0\), .*; use passband.revert\(model\) before"
+    with pytest.raises(ValueError, match=message):
+        convert(model, CONFIG, torch.zeros(1, 2, 9, 9))
+    revert(model)
+    convert(model, CONFIG, torch.zeros(1, 2, 9, 9))
 
 
 def test_converting_again_configures_anew() -> None:
@@ -270,12 +308,21 @@ def test_examples_that_do_not_fit(example: Tensor | None, message: str) -> None:
         ({"schedule": "slow"}, "schedule is 'slow'; allowed are geometric, linear, cosine"),
         ({"per_layer": "flops"}, "per_layer is 'flops'; allowed are None, macs"),
         ({"domain": "spatial", "round_to": 8}, "round_to is 8, which chooses widths"),
+        ({"per_layer": "macs", "keep_last": 0.5}, "keep_last is 0.5, but with per_layer 'macs'"),
+        ({"per_layer": "macs", "order": "zigzag"}, "order is 'zigzag', but with per_layer 'macs'"),
+        ({"per_layer": "macs", "least_conv": 9}, "least_conv is 9, but with per_layer 'macs'"),
+        ({"per_layer": "macs", "least_linear": 9}, "least_linear is 9, but with per_layer 'macs'"),
         ({"domain": "spatial", "per_layer": "macs"}, "per_layer is 'macs', which chooses widths"),
     ],
 )
 def test_configs_out_of_range(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         FrequencyRegularization(**options)  # type: ignore[arg-type]
+
+
+def test_rates_next_to_nothing() -> None:
+    config = FrequencyRegularization(keep=0.1, rate=1e-20)
+    assert config.shrink_steps > 1e20 and config.kept_at(1000) == 1
 
 
 def test_configs_of_wrong_types() -> None:

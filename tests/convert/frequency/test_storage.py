@@ -2,8 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from passband import FrequencyRegularization, FrequencyScheduler, convert, load, save
+from passband import FrequencyRegularization, FrequencyScheduler, convert, load, save, to_chain
+from passband.convert import FrequencyNetwork
 from passband.convert.frequency.network import frequency_layers
 from passband.files import FORMAT
 from passband.tensor_file import read_tensors
@@ -84,3 +87,68 @@ def test_numbers_too_large_for_half_precision_stay_as_they_are(tmp_path: Path) -
     expected = model.get_parameter(name).half().float()
     assert torch.equal(again.get_parameter(name), expected)
     assert not torch.equal(expected, model.get_parameter(name))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"order": "zigzag"}, {"domain": "spatial"}])
+def test_types_other_than_float32(
+    dtype: torch.dtype, options: dict[str, str], tmp_path: Path
+) -> None:
+    """Loaded without a model, a network is of the type that was saved, in all its layers."""
+    model = dense("resnet8", SHAPE).to(dtype)
+    config = FrequencyRegularization(keep=0.05, **options)  # type: ignore[arg-type]
+    convert(model, config, maps(SHAPE).to(dtype))
+    FrequencyScheduler(model).finish()
+    save(model.eval(), tmp_path / "net.safetensors")
+    again = load(tmp_path / "net.safetensors")
+    assert {parameter.dtype for parameter in again.parameters()} == {dtype}
+    x = maps(SHAPE).to(dtype)
+    assert torch.equal(again(x), model(x))
+
+
+def test_a_larger_corner_into_a_shrunk_model_keeps_its_parameters(tmp_path: Path) -> None:
+    large = dense("resnet8", SHAPE)
+    convert(large, FrequencyRegularization(keep=0.05), maps(SHAPE))
+    save(large.eval(), tmp_path / "net.safetensors")
+    model = trained("resnet8", SHAPE, keep=0.05)
+    parameters = list(model.parameters())
+    load(tmp_path / "net.safetensors", model)
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    assert torch.equal(model.eval()(maps(SHAPE)), large(maps(SHAPE)))
+
+
+@pytest.mark.parametrize("name", ["resnet8", "mobilenetv2", "densenet121"])
+def test_networks_pickle(name: str, tmp_path: Path) -> None:
+    """As torch.save writes whole models; what is loaded trains on, and is cut like the other."""
+    model = trained(name, SHAPE)
+    torch.save(model, tmp_path / "net.pt")
+    again = torch.load(tmp_path / "net.pt", weights_only=False)
+    assert isinstance(again, FrequencyNetwork) and not again.training
+    assert torch.equal(again(maps(SHAPE)), model(maps(SHAPE)))
+    chains = [to_chain(network, maps(SHAPE)) for network in (again, model)]
+    assert torch.equal(chains[0](maps(SHAPE)), chains[1](maps(SHAPE)))
+    save(again, tmp_path / "net.safetensors")
+    assert torch.equal(load(tmp_path / "net.safetensors")(maps(SHAPE)), model(maps(SHAPE)))
+    fresh = dense(name, SHAPE)
+    convert(fresh, FrequencyRegularization(keep=0.1), maps(SHAPE))
+    again.load_state_dict(fresh.state_dict())
+    assert torch.equal(again(maps(SHAPE)), fresh.eval()(maps(SHAPE)))
+    FrequencyScheduler(again).finish()
+    again.train()(maps(SHAPE)).sum().backward()
+
+
+def test_dropout_of_a_pickled_network_follows_its_mode(tmp_path: Path) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(self.conv(x), 0.5, self.training)
+
+    model = nn.Sequential(Block(), nn.Conv2d(8, 4, 3))
+    convert(model, FrequencyRegularization(keep=0.5), maps(SHAPE))
+    torch.save(model.eval(), tmp_path / "net.pt")
+    again = torch.load(tmp_path / "net.pt", weights_only=False)
+    assert torch.equal(again(maps(SHAPE)), model(maps(SHAPE)))
+    assert not torch.equal(again.train()(maps(SHAPE)), model(maps(SHAPE)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from passband.config import FrequencyRegularization
-from passband.convert.frequency.network import FrequencyState, frequency_layers
+from passband.convert.frequency.network import FrequencyState, Reads, frequency_layers
 from passband.nn.frequency import FrequencyLinear
 from passband.nn.frequency_layer import FrequencyLayer
 from passband.spectrum.corner import Corner, box_corner, corner_of_count, whole_shells
@@ -86,14 +86,17 @@ class _Shares:
         """Of a map with so many."""
         return _up(max(1, round(self.share * size)), self.state.config.round_to, size)
 
+    def given(self, maps: Reads) -> int:
+        """Channels of maps that are concatenated."""
+        return sum(size if whole else self.channels(size) for size, whole in maps)
+
     def box(self, name: str, layer: FrequencyLayer) -> tuple[int, ...]:
         """What a layer keeps: all of an image's channels, and all of the outputs' before the end.
 
         The rest as its maps.
         """
         extents = list(layer.sizes)
-        if layer.in_blocks != (self.state.example_shape[1],):
-            extents[layer._in_axis] = sum(self.channels(size) for size in layer.in_blocks)
+        extents[layer._in_axis] = self.given(self.state.reads[name])
         if name not in self.state.last:
             extents[layer._out_axis] = self.channels(layer.out_size)
         return tuple(extents)
@@ -103,4 +106,4 @@ class _Shares:
         points = self.state.points
         dense = sum(points[n] * math.prod(self.box(n, m)) for n, m in self.layers.items())
         depthwise = self.state.depthwise.values()
-        return dense + sum(each * self.channels(size) for each, size in depthwise)
+        return dense + sum(each * self.given(maps) for each, maps in depthwise)

@@ -1,20 +1,32 @@
 """A network in the channel domain: which channels each of its values has."""
 
 import copy
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 
 from passband.config import FrequencyRegularization
-from passband.convert.frequency.trace import concatenated, is_concatenation, module_of
+from passband.convert.frequency.trace import SHAPE, concatenated, is_concatenation, module_of
 from passband.nn.frequency_layer import FrequencyLayer, frequency_ranks
 from passband.nn.frequency_maps import ChannelDCT, CoefficientConv2d, FrequencyBatchNorm, add_maps
 
 Widths = tuple[tuple[int, int], ...]
 """Of each map that a value concatenates its channels, and how many of them, the lowest, it has."""
+
+Reads = tuple[tuple[int, bool], ...]
+"""Of each map that a value concatenates its channels, and whether it has all of them."""
+
+
+class Left(NamedTuple):
+    """A layer that was not converted, for the report."""
+
+    type: str
+    result: str
+    reason: str
 
 
 @dataclass
@@ -26,16 +38,21 @@ class FrequencyState:
         example_shape: Shape of the example that it was converted with, one image of it.
         points: Points of each layer at which every weight multiplies once, for one example.
         last: Names of the layers before the output.
-        depthwise: Multiplications per channel and channels of each depthwise convolution.
+        reads: Of each layer the maps that its input concatenates: their channels, and whether
+            they have them all, as the model's input has, however few layers give.
+        depthwise: Of each depthwise convolution multiplications per channel, and what it reads.
         norms: Of each batch norm torch's type.
+        left: Layers that were not converted.
     """
 
     config: FrequencyRegularization
     example_shape: tuple[int, ...]
     points: dict[str, int] = field(default_factory=dict)
     last: tuple[str, ...] = ()
-    depthwise: dict[str, tuple[int, int]] = field(default_factory=dict)
+    reads: dict[str, Reads] = field(default_factory=dict)
+    depthwise: dict[str, tuple[int, Reads]] = field(default_factory=dict)
     norms: dict[str, type[nn.Module]] = field(default_factory=dict)
+    left: dict[str, Left] = field(default_factory=dict)
 
 
 class FrequencyNetwork(fx.GraphModule):
@@ -48,11 +65,62 @@ class FrequencyNetwork(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FrequencyNetwork":
         made: Any = super().__deepcopy__(memo)
-        for name in ("_passband_frequency", "_passband_architecture"):
+        for name in _OWN:
             if name in self.__dict__:
                 made.__dict__[name] = copy.deepcopy(self.__dict__[name], memo)
         network: FrequencyNetwork = made
         return network
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickling: the nodes themselves, where torch's own would trace the code again."""
+        state = {name: self.__dict__[name] for name in _STATE if name in self.__dict__}
+        return _unpickled, ([_plain(node) for node in self.graph.nodes], state)
+
+
+_OWN = ("_passband_frequency", "_passband_architecture")
+_STATE = ("training", "_parameters", "_buffers", "_modules", *_OWN)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """Stands for a node in the arguments of another."""
+
+    name: str
+
+
+def _plain(node: fx.Node) -> dict[str, Any]:
+    """What `fx.Graph.create_node` takes, with the shape that the value has for the example."""
+    stand_in: Any = lambda value: _Value(value.name)  # noqa: E731
+    args, kwargs = fx.node.map_arg(node.args, stand_in), fx.node.map_arg(node.kwargs, stand_in)
+    target: Any = node.target
+    if node.op == "call_function":  # builtins of torch's modules do not pickle
+        target = fx.node._get_qualified_name(target)
+    made = {"op": node.op, "target": target, "name": node.name, "args": args, "kwargs": kwargs}
+    return made | {"shape": node.meta.get(SHAPE)}
+
+
+def _unpickled(nodes: list[dict[str, Any]], state: dict[str, Any]) -> FrequencyNetwork:
+    graph = fx.Graph()
+    values: dict[str, fx.Node] = {}
+
+    def value(found: Any) -> Any:
+        return values[found.name] if isinstance(found, _Value) else found
+
+    for node in nodes:
+        target = node["target"]
+        if node["op"] == "call_function":
+            module, _, name = target.rpartition(".")
+            target = getattr(importlib.import_module(module), name)
+        args, kwargs = (fx.node.map_aggregate(node[key], value) for key in ("args", "kwargs"))
+        made = graph.create_node(node["op"], target, args, kwargs, node["name"])
+        made.meta = {} if node["shape"] is None else {SHAPE: node["shape"]}
+        values[node["name"]] = made
+    root = nn.Module()
+    root.__dict__.update(state)
+    network = FrequencyNetwork(root, graph)
+    network.__dict__.update({name: state[name] for name in _OWN if name in state})
+    network.register_load_state_dict_post_hook(after_loading)  # type: ignore[no-untyped-call]
+    return network
 
 
 def after_loading(network: nn.Module, incompatible: object) -> None:

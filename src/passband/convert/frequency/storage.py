@@ -34,8 +34,7 @@ def unpacked(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     found = dict(tensors)
     for name, layer in _layers(model):
-        _set_kept(name, layer, tensors)
-        found[f"{name}weight"] = layer.weight.detach().clone()
+        found[f"{name}weight"] = _boxed(name, layer, tensors)
         if layer.domain == "channel" and layer.bias is not None:
             bias = tensors[f"{name}bias"]
             found[f"{name}bias"] = bias.new_zeros(layer.out_size)
@@ -54,7 +53,8 @@ def unpacked(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _set_kept(name: str, layer: FrequencyLayer, tensors: dict[str, Tensor]) -> None:
+def _boxed(name: str, layer: FrequencyLayer, tensors: dict[str, Tensor]) -> Tensor:
+    """The box of the stored coefficients, of their type; the layer then has room for it."""
     kept, weight = tensors.get(f"{name}kept"), tensors.get(f"{name}weight")
     if kept is None or weight is None:
         raise ValueError(f"there is no {name}kept or no {name}weight")
@@ -62,8 +62,8 @@ def _set_kept(name: str, layer: FrequencyLayer, tensors: dict[str, Tensor]) -> N
     fits = len(extents) == len(layer.sizes) and len(weight) == count
     if not fits or any(e > n for e, n in zip(extents, layer.sizes, strict=True)):
         raise ValueError(f"{name}kept is {kept.tolist()}, which does not fit {layer.sizes}")
-    layer.keep(Corner(layer.sizes, tuple(extents), count, layer.order))
-    layer.set_kept_coefficients(weight)
+    layer.make_room(Corner(layer.sizes, tuple(extents), count, layer.order))
+    return layer.box_of(weight)
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, FrequencyLayer]]:

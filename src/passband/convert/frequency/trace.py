@@ -1,10 +1,9 @@
 """A model as a graph, and what each of its operations is to maps of channel coefficients."""
 
+import math
 import operator
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from passband.convert.modes import LINE, trace_both_modes
 from passband.measure.layers import undisturbed
 from passband.nn.frequency import (
     FrequencyConv1d,
@@ -28,6 +28,9 @@ LAYERS: dict[type[nn.Module], type[FrequencyLayer]] = {
     nn.Linear: FrequencyLinear,
 }
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+SHAPE = "passband_shape"
+"""Key of a node's meta: the shape of its value for the example."""
 
 _MAX_POOLS = (
     nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
@@ -49,11 +52,12 @@ _CHANNELWISE_FUNCTIONS = (
     F.adaptive_max_pool2d, F.interpolate, operator.neg,
 )  # fmt: skip
 _CHANNELWISE_METHODS = ("relu", "relu_", "tanh", "sigmoid", "contiguous", "clone", "neg")
+_NO_TENSORS = (torch.Size, int, float, bool, str, torch.dtype, torch.device, type(None))
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _ADDITION_METHODS = ("add", "add_")
-_SCALINGS = (operator.mul, operator.imul, operator.truediv, torch.mul, torch.div)
+_DIVISIONS = (operator.truediv, operator.itruediv, torch.div)
+_SCALINGS = (operator.mul, operator.imul, torch.mul, *_DIVISIONS)
 _MEANS = (torch.mean, "mean")
-_LINE = "passband_line"
 _FLATTENINGS = (torch.flatten, "flatten", "view", "reshape", torch.reshape)
 
 
@@ -65,21 +69,14 @@ class Flow:
         blocks: Channels of the maps that it concatenates.
         points: Points of each map, before it was flattened.
         flat: Whether it was flattened.
+        whole: Of each map whether it has all of its channels, however few a layer gives: those of
+            the input.
     """
 
     blocks: tuple[int, ...]
     points: tuple[int, ...]
     flat: bool = False
-
-
-class _LineTracer(fx.Tracer):
-    """Notes the line of the model's own code that each node comes from."""
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """A node with its line."""
-        node = super().create_node(*args, **kwargs)
-        node.meta[_LINE] = _last_line(traceback.extract_stack())
-        return node
+    whole: tuple[bool, ...] = (False,)
 
 
 def trace(model: nn.Module, example: Tensor) -> fx.Graph:
@@ -89,13 +86,7 @@ def trace(model: nn.Module, example: Tensor) -> fx.Graph:
         ValueError: torch.fx cannot trace it, or it cannot take the example; the message says
             which line.
     """
-    try:
-        graph = _LineTracer().trace(model)
-    except Exception as error:  # whatever a model's own code may raise on a stand-in
-        raise ValueError(
-            f"model cannot be traced by torch.fx{_line_of(error)}: {_one_line(error)}; rewrite it "
-            "without control flow that depends on tensors, or convert a part of it"
-        ) from error
+    graph = trace_both_modes(model)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1 and any(not node.args for node in inputs[1:]):
         raise ValueError(f"model takes {len(inputs)} inputs; allowed is one, a map (B, C, ..)")
@@ -108,13 +99,21 @@ def trace(model: nn.Module, example: Tensor) -> fx.Graph:
                 f"example_input of shape {tuple(example.shape)} does not fit the model: "
                 f"{_one_line(cause)}"
             ) from error
+    for node in graph.nodes:
+        found = getattr(node.meta.get("tensor_meta"), "shape", None)
+        if found is not None:
+            node.meta[SHAPE] = tuple(found)
+        stack = node.meta.get("nn_module_stack", {}).values()
+        owners = [type(model), *(kind for _, kind in stack)]
+        if all(kind.__module__.startswith("torch.") for kind in owners):
+            node.meta.pop(LINE, None)  # torch's own containers: no line of the model calls it
     return graph
 
 
 def shape(node: fx.Node) -> tuple[int, ...] | None:
     """The shape of a node's value for the example; None of what is no tensor."""
-    found = getattr(node.meta.get("tensor_meta"), "shape", None)
-    return None if found is None else tuple(found)
+    found: tuple[int, ...] | None = node.meta.get(SHAPE)
+    return found
 
 
 def flows(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, Flow]:
@@ -124,22 +123,25 @@ def flows(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, Flow]:
         ValueError: An operation has no dual and cannot act on coefficients; which and where.
     """
     found: dict[fx.Node, Flow] = {}
+    called: dict[str, fx.Node] = {}
     for node in graph.nodes:
         if node.op == "placeholder":
             given = shape(node)
             if given is not None and len(given) >= 3:
-                found[node] = Flow((given[1],), given[2:])
+                found[node] = Flow((given[1],), given[2:], whole=(True,))
             elif given is not None:
                 raise ValueError(
                     f"example_input has shape {given}; allowed are maps (B, C, L) and (B, C, H, W)"
                 )
             continue
         maps = [value for value in node.all_input_nodes if value in found]
-        if not maps or node.op in ("output", "get_attr"):
-            continue
-        flow = _flow(model, node, maps, found)
-        if flow is not None:
-            found[node] = flow
+        if node.op == "output":
+            _check_outputs([found[value] for value in maps])
+        elif maps and node.meta.get("type") not in _NO_TENSORS:
+            found[node] = _flow(model, node, maps, found)
+            if type(module_of(model, node)) in (*LAYERS, *NORMS):
+                first = called.setdefault(str(node.target), maps[0])
+                _check_second_call(node, found[first], found[maps[0]], first is maps[0])
     return found
 
 
@@ -160,11 +162,6 @@ def is_concatenation(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in (torch.cat, torch.concat)
 
 
-def is_flattening(node: fx.Node, flow: Flow, before: Flow) -> bool:
-    """Whether a node makes one axis of channels and points."""
-    return flow.flat and not before.flat
-
-
 def is_max_pool(model: nn.Module, node: fx.Node) -> bool:
     """Whether a node takes maxima."""
     module = module_of(model, node)
@@ -177,13 +174,21 @@ def concatenated(node: fx.Node) -> list[fx.Node]:
     return list(values)
 
 
-def _flow(
-    model: nn.Module, node: fx.Node, maps: list[fx.Node], found: dict[fx.Node, Flow]
-) -> Flow | None:
-    """The flow of a node's value; None for what is no map, such as a size."""
+def added(node: fx.Node) -> tuple[list[Any], Any]:
+    """What an addition adds, and the factor of the second."""
+    return _operands(node), node.kwargs.get("alpha", 1)
+
+
+def _operands(node: fx.Node) -> list[Any]:
+    return [*node.args, *(node.kwargs[name] for name in ("input", "other") if name in node.kwargs)]
+
+
+def _flow(model: nn.Module, node: fx.Node, maps: list[fx.Node], found: dict[fx.Node, Flow]) -> Flow:
+    """The flow of a node's value."""
     module, given, after = module_of(model, node), found[maps[0]], shape(node)
-    if after is None:  # a size, or a shape
-        return None
+    if after is None:  # several tensors
+        raise _no_dual(node, _name(node) if module is None else type(module).__name__)
+    points = given.points if given.flat else after[2:]
     if module is not None:
         if type(module) in LAYERS:
             return _layer_flow(node, module, given, after)
@@ -194,57 +199,119 @@ def _flow(
         if type(module) in (nn.Flatten,):
             return _flat(node, given, after)
         if type(module) in _CHANNELWISE_MODULES:
-            return Flow(given.blocks, after[2:] if not given.flat else given.points, given.flat)
-    elif is_addition(node):
-        if len(maps) != 2:
-            raise _no_dual(node, "the sum of a map and something else")
-        if any(len(found[m].blocks) > 1 for m in maps):
-            raise _no_dual(node, "the sum of concatenated maps")
-        if found[maps[0]].blocks != found[maps[1]].blocks:
-            raise _no_dual(node, "the sum of maps of unlike channels")
-        return given
-    elif is_concatenation(node):
+            return replace(given, points=points)
+        raise _no_dual(node, type(module).__name__)
+    if is_addition(node):
+        return replace(_sum(node, found), points=points)
+    if is_concatenation(node):
         parts = concatenated(node)
         dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
         if dim not in (1, 1 - len(after)) or any(
             part not in found or found[part].flat for part in parts
         ):
             raise _no_dual(node, "a concatenation along another axis than the channels")
-        return Flow(tuple(b for part in parts for b in found[part].blocks), after[2:])
-    elif node.target in _FLATTENINGS:
+        blocks = tuple(b for part in parts for b in found[part].blocks)
+        whole = tuple(w for part in parts for w in found[part].whole)
+        return Flow(blocks, after[2:], whole=whole)
+    if node.target in _FLATTENINGS:
         return _flat(node, given, after)
-    elif node.target in _MEANS:
+    if node.target in _MEANS:
         return _mean(node, given, after)
-    elif node.target in _SCALINGS and len(maps) == 1:
+    if node.target in _SCALINGS:
+        if not _is_scaling(node, maps[0]):
+            raise _no_dual(node, "the product of a map and something else than a number")
         return given
-    elif node.target in _CHANNELWISE_FUNCTIONS or (
+    if node.target in _CHANNELWISE_FUNCTIONS or (
         node.op == "call_method" and node.target in _CHANNELWISE_METHODS
     ):
-        return Flow(given.blocks, given.points if given.flat else after[2:], given.flat)
-    raise _no_dual(node, f"{type(module).__name__}" if module is not None else _name(node))
+        return replace(given, points=points)
+    raise _no_dual(node, _name(node))
 
 
 def _layer_flow(node: fx.Node, layer: nn.Module, given: Flow, after: tuple[int, ...]) -> Flow:
+    if len(node.args) + len(node.kwargs) > 1:
+        raise _no_dual(node, "a layer with output_size, for which there is output_padding,")
     if isinstance(layer, nn.Linear):
         if not given.flat and given.points != ():
             raise _no_dual(node, "a linear layer along an axis of points")
         return Flow((layer.out_features,), (), flat=True)
-    channels = int(getattr(layer, "groups"))  # noqa: B009  # of a module
-    if channels > 1 and (len(given.blocks) > 1 or not isinstance(layer, nn.Conv2d)):
+    groups, channels = (int(getattr(layer, name)) for name in ("groups", "in_channels"))
+    if groups > 1 and (len(given.blocks) > 1 or not isinstance(layer, nn.Conv2d)):
         raise _no_dual(node, "a grouped convolution of series, concatenated or transposed maps")
-    return Flow((after[1],), after[2:])
+    depthwise = groups == channels == after[1]
+    return Flow((after[1],), after[2:], whole=given.whole if depthwise else (False,))
+
+
+def _sum(node: fx.Node, found: dict[fx.Node, Flow]) -> Flow:
+    values, factor = added(node)
+    if (
+        len(values) != 2
+        or any(value not in found for value in values)
+        or not isinstance(factor, (int, float))
+        or node.kwargs.keys() - {"input", "other", "alpha"}
+    ):
+        raise _no_dual(node, "the sum of a map and something else")
+    if node.target == "add_" and any(user in values[0].users for user in _after(node)):
+        raise _no_dual(node, "an addition in place to a map that is read again")
+    first, second = (found[value] for value in values)
+    if len(first.blocks) > 1 or len(second.blocks) > 1:
+        raise _no_dual(node, "the sum of concatenated maps")
+    if (first.blocks, first.flat) != (second.blocks, second.flat):
+        raise _no_dual(node, "the sum of maps of unlike channels")
+    return replace(first, whole=(first.whole[0] or second.whole[0],))
+
+
+def _after(node: fx.Node) -> Iterator[fx.Node]:
+    while node.op != "output":
+        node = node.next
+        yield node
+
+
+def _is_scaling(node: fx.Node, value: fx.Node) -> bool:
+    """Whether a node multiplies a map by a number, or by a tensor of one."""
+    values = _operands(node)
+    if len(values) != 2 or len(node.kwargs.keys() - {"input", "other"}) > 0:
+        return False
+    if node.target in _DIVISIONS and values[0] is not value:
+        return False
+    factor = values[1] if values[0] is value else values[0]
+    if not isinstance(factor, fx.Node):
+        return True
+    size = shape(factor)
+    one = factor.meta.get("type") in (int, float) if size is None else math.prod(size) == 1
+    return one and factor is not value and shape(node) == shape(value)
+
+
+def _check_second_call(node: fx.Node, first: Flow, given: Flow, same: bool) -> None:
+    """A layer has one order of the channels that it reads, which concatenations choose."""
+    channels = {
+        (flow.blocks, math.prod(flow.points) if flow.flat else 1) for flow in (first, given)
+    }
+    if len(channels) > 1 or (len(given.blocks) > 1 and not same):
+        raise _no_dual(node, "a layer that is called again, on other concatenated maps")
+
+
+def _check_outputs(flows: list[Flow]) -> None:
+    for flow in flows:
+        if len(flow.blocks) > 1:
+            raise ValueError(
+                "model gives concatenated maps, for which there is no one inverse DCT; end it with "
+                "a layer"
+            )
+        if flow.flat and math.prod(flow.points) > 1:
+            raise ValueError(
+                "model gives flattened maps, which have no inverse DCT; end it with a layer"
+            )
 
 
 def _flat(node: fx.Node, given: Flow, after: tuple[int, ...]) -> Flow:
     before = shape(node.all_input_nodes[0])
     if given.flat and before == after:
         return given
-    points = 1
-    for n in given.points:
-        points *= n
+    points = math.prod(given.points)
     if given.flat or len(after) != 2 or after[1] != sum(given.blocks) * points:
         raise _no_dual(node, f"a change of shape from {before} to {after}")
-    return Flow(given.blocks, given.points, flat=True)
+    return replace(given, flat=True)
 
 
 def _mean(node: fx.Node, given: Flow, after: tuple[int, ...]) -> Flow:
@@ -254,31 +321,20 @@ def _mean(node: fx.Node, given: Flow, after: tuple[int, ...]) -> Flow:
     wanted = {dim % axes for dim in dims}
     if given.flat or wanted != set(range(2, axes)):
         raise _no_dual(node, "a mean over channels or examples")
-    return Flow(given.blocks, after[2:], flat=len(after) == 2)
+    return replace(given, points=after[2:], flat=len(after) == 2)
 
 
 def _no_dual(node: fx.Node, what: str) -> ValueError:
+    name = f" ({node.target})" if node.op == "call_module" else ""
     return ValueError(
-        f"model has {what}{node.meta.get(_LINE, '')}, which cannot act on channel coefficients; "
-        "use domain='spatial', or convert a part of the model"
+        f"model has {what}{name}{node.meta.get(LINE, '')}, which cannot act on channel "
+        "coefficients; use domain='spatial', or convert a part of the model"
     )
 
 
 def _name(node: fx.Node) -> str:
     target: Callable[..., Any] | str = node.target
     return target if isinstance(target, str) else getattr(target, "__name__", str(target))
-
-
-def _line_of(error: BaseException) -> str:
-    """The line of the model's own code that could not be traced."""
-    return _last_line(traceback.extract_tb(error.__traceback__))
-
-
-def _last_line(frames: traceback.StackSummary) -> str:
-    """The last line that is neither torch's nor this file's; nothing if there is none."""
-    inner = Path(torch.__file__).parent
-    own = [f for f in frames if inner not in Path(f.filename).parents and f.filename != __file__]
-    return f" at line {own[-1].lineno} of {own[-1].filename} ({own[-1].line})" if own else ""
 
 
 def _one_line(error: BaseException) -> str:
