@@ -9,43 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from passband.chain import compile_chain, compiled, steps
-from passband.chain.compiled import FUNCTIONS, CompiledChain, load_library
+from passband.chain.compiled import load_library
 from passband.ops import kernel_files
-from passband.ops.kernel_files import open_kernels
+from tests.chain.support import LIBRARIES, ROUNDING, check, engine
 from tests.convert.frequency.cases import NETWORKS, maps, trained
 from tests.support import relative_error
 
-ROUNDING = 1e-5  # the same sums in another order, in float32, in up to a hundred layers
 ROOT = Path(__file__).parents[2]
-LIBRARIES = sorted(Path(compiled.__file__).parent.glob("native/kernels_*.so"))
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="no kernels were compiled here")
-
-
-@pytest.fixture(params=LIBRARIES, ids=lambda path: path.stem)
-def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of the compiled libraries that this machine can run."""
-    runnable = kernel_files.runnable()
-    if request.param.stem.removeprefix("kernels_") not in runnable:
-        pytest.skip("of another processor")
-    monkeypatch.setattr(compiled, "load_library", lambda: open_kernels(request.param, FUNCTIONS))
-
-
-def engine(model: nn.Module, shape: tuple[int, ...]) -> CompiledChain:
-    graph = model if isinstance(model, fx.GraphModule) else fx.symbolic_trace(model)
-    return compile_chain(graph.eval(), torch.zeros(1, *shape))
-
-
-def check(model: nn.Module, shape: tuple[int, ...], batches: tuple[int, ...] = (1, 3, 21)) -> None:
-    fast = engine(model, shape)
-    assert fast.engine == "native", fast.reason
-    for batch in batches:
-        x = maps(shape, batch)
-        with torch.no_grad():
-            assert relative_error(fast(x), model(x)) < ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -208,23 +183,6 @@ def test_sums_of_unlike_convolutions(later: bool) -> None:
         assert kinds.count(steps.ADD) == 1  # the other sum is part of the wider convolution
 
 
-class Padded(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.pad(x, [0, 1, 0, 0, 0, 0])
-
-
-class Gated(nn.Module):
-    """Squeeze and excitation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1), nn.Sigmoid())
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x * self.gate(x)
-        return out
-
-
 class DenseBlock(nn.Module):
     """Concatenations of one another, or anew of all parts; with readers in between."""
 
@@ -352,29 +310,6 @@ def test_several_threads_share_out_the_images() -> None:
     with torch.no_grad():
         assert relative_error(two, model(x)) < ROUNDING
     assert fast(x[:0]).shape == (0, 5, 9, 9)
-
-
-@pytest.mark.parametrize(
-    ("model", "reason"),
-    [
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh()), "the engine has no Tanh"),
-        (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), "padding_mode reflect"),
-        (nn.ConvTranspose2d(3, 6, 2, 2, groups=3), "the engine has no ConvTranspose2d with groups"),
-        (nn.ConvTranspose2d(3, 6, 2, (2, 1)), "ConvTranspose2d with unlike strides"),
-        (nn.Sequential(nn.AdaptiveAvgPool2d(2)), "to more than one point"),
-        (Padded(), "padding other than of channels"),
-        (nn.Linear(8, 8), "Linear along the last axis"),
-        (nn.Flatten(2), "only maps (B, C, H, W) and (B, C)"),
-        (Gated(), "the engine has no Sigmoid; PyTorch runs the chain, and ONNX Runtime"),
-    ],
-)
-def test_what_it_cannot_run_pytorch_does(model: nn.Module, reason: str) -> None:
-    fast = engine(nn.Sequential(model), (3, 8, 8))
-    assert fast.engine == "torch"
-    assert fast.reason is not None and reason in fast.reason
-    x = maps((3, 8, 8))
-    with torch.no_grad():
-        assert torch.equal(fast(x), model(x))
 
 
 def test_without_kernels_pytorch_computes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from passband.chain.graph import Graph
 from passband.chain.program import Program
 from passband.chain.steps import Network, Step, UnsupportedError
 from passband.measure.layers import undisturbed
@@ -46,21 +47,21 @@ class CompiledChain:
             self.reason = "no kernels were compiled for this machine"
             return
         width = int(library.passband_chain_width())
-        for lanes in (width, 1):
-            sums, tall = library.passband_chain_sums(), library.passband_chain_tall_outputs()
-            program = Program(lanes, width, int(sums), int(tall))
-            try:
-                with undisturbed(chain), torch.no_grad():
-                    program.build(chain, example_input[:1])
-            except UnsupportedError as error:
-                if lanes == width:
-                    self.reason = (
-                        f"the engine has no {error}; PyTorch runs the chain, and ONNX Runtime "
-                        "what passband.export_onnx makes of it"
-                    )
-                    return
-                continue
-            self._programs[lanes] = _Prepared(library, program)
+        sums, tall = library.passband_chain_sums(), library.passband_chain_tall_outputs()
+        try:
+            with undisturbed(chain), torch.no_grad():
+                graph = Graph(chain, example_input)
+                for lanes in (width, 1):
+                    program = Program(lanes, width, int(sums), int(tall))
+                    program.build(graph)
+                    self._programs[lanes] = _Prepared(library, program)
+        except UnsupportedError as error:
+            if not self._programs:
+                self.reason = (
+                    f"the engine has no {error}; PyTorch runs the chain, and ONNX Runtime "
+                    "what passband.export_onnx makes of it"
+                )
+                return
         self.width = width
         self._is_large = _FLOAT_BYTES * self._programs[width].program.size > _CACHE_BYTES
         self._plan = self._planned(torch.Size([0, *self.input_shape]), 1)
