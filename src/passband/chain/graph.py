@@ -29,11 +29,19 @@ class Graph:
 
     Raises:
         UnsupportedError: An activation in place changes a value that something else reads too.
+        ValueError: The chain does not run on the example.
     """
 
     def __init__(self, chain: fx.GraphModule, example: Tensor) -> None:
         self._chain = chain
-        self._shapes = _Shapes(chain).of(example[:1].expand(_BATCH, *example.shape[1:]))
+        maps = example[:1].expand(_BATCH, *example.shape[1:])
+        try:
+            self._shapes = _Shapes(chain).of(maps)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the chain does not run on maps of shape {tuple(maps.shape)}, which example_input "
+                f"stands for with its batch in front: {str(error).splitlines()[0]}"
+            ) from error
         self.nodes = self._ordered()
         for node in self.nodes:
             if self.limits(node) is not None:

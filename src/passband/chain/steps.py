@@ -235,10 +235,10 @@ class Steps:
 
 
 def numbers(values: Tensor | None, count: int) -> NDArray[np.float32]:
-    """Values as the engine reads them; zeros where there are none."""
+    """A copy of values as the engine reads them; zeros where there are none."""
     if values is None:
         return np.zeros(count, np.float32)
-    return np.ascontiguousarray(values.detach().float().numpy())
+    return np.array(values.detach().float().numpy(), order="C")
 
 
 def round_up(number: int, multiple: int) -> int:
