@@ -70,6 +70,22 @@ def test_activations_one_after_the_other(function: Callable[[Tensor, Tensor], Te
 
 
 @pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 5, 3, padding=1),
+        nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        nn.ConvTranspose2d(4, 5, 3, padding=1),
+        nn.ConvTranspose2d(4, 5, 4, 2),
+    ],
+    ids=lambda layer: str(layer),
+)
+def test_convolutions_of_single_points_with_zeros_around(layer: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), layer)
+    check(model, (3, 6, 5), (1, 3, 17))
+
+
+@pytest.mark.usefixtures("library")
 def test_activations_in_place_of_what_nothing_else_reads() -> None:
     check(Branches(lambda a, b: F.relu(a, inplace=True) + F.relu6(b, True)), (2, 5, 7), (1, 17))
 

@@ -199,7 +199,7 @@ class Steps:
 
     def bordered(self, place: Place) -> Place:
         """A place of the same maps with zeros around them."""
-        if self.lanes > 1 or self.border == 0 or place.row > place.columns:
+        if self.border == 0 or place.row > place.columns * self.lanes:
             return place
         to = self.bordered_map(place.channels, place.rows, place.columns)
         self.add(COPY, place, to)
