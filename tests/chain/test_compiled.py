@@ -233,20 +233,6 @@ def test_dense_blocks_are_written_in_place() -> None:
 
 
 @pytest.mark.usefixtures("library")
-@pytest.mark.parametrize("size", [(9, 7), (64, 34), (5, 33)], ids=str)
-def test_pooling(size: tuple[int, int]) -> None:
-    for pool in (nn.AvgPool2d(2), nn.MaxPool2d(2), nn.MaxPool2d(3, 2), nn.AvgPool2d(3, 1)):
-        model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), pool, nn.Conv2d(3, 4, 3, padding=1))
-        check(model, (2, *size))
-        fast = engine(model, (2, *size))
-        for batch in (1, 17):
-            x = maps((2, *size), batch)
-            x[0, 1, 4, 3] = math.nan
-            with torch.no_grad():
-                assert torch.equal(fast(x).isnan(), model(x).isnan())
-
-
-@pytest.mark.usefixtures("library")
 def test_values_that_are_not_finite_go_through() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 1))

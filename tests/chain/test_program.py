@@ -157,7 +157,6 @@ class Gated(nn.Module):
         (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), "padding_mode reflect"),
         (nn.ConvTranspose2d(3, 6, 2, 2, groups=3), "the engine has no ConvTranspose2d with groups"),
         (nn.ConvTranspose2d(3, 6, 2, (2, 1)), "ConvTranspose2d with unlike strides"),
-        (nn.Sequential(nn.AdaptiveAvgPool2d(2)), "to more than one point"),
         (Padded(), "padding other than zeros of channels"),
         (nn.Linear(8, 8), "Linear along the last axis"),
         (nn.Flatten(2), "only maps (B, C, H, W) and (B, C)"),

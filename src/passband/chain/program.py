@@ -18,14 +18,13 @@ from passband.chain.convolution import (
 )
 from passband.chain.graph import SUMS, Graph, Limits, argument, is_view
 from passband.chain.layouts import padding
+from passband.chain.pooling import Pool, pool_of, pooling
 from passband.chain.steps import (
     ADD,
     AFFINE,
-    AVERAGE,
     CONVOLVE,
     COPY,
     LINEAR,
-    MAXIMUM,
     End,
     Place,
     Step,
@@ -51,6 +50,7 @@ class Program(Steps):
     output: End = field(default_factory=End)
     output_shape: tuple[int, ...] = ()
     direct: bool = False
+    _pools: dict[fx.Node, Pool] = field(default_factory=dict)
     _places: dict[fx.Node, Place] = field(default_factory=dict)
     _graph: Graph = field(init=False)
     _made_by: dict[fx.Node, list[Step]] = field(default_factory=dict)
@@ -66,7 +66,10 @@ class Program(Steps):
             UnsupportedError: There is no step for something in it.
         """
         self._graph, nodes = graph, graph.nodes
-        self.border = max(_border(graph.module(node)) for node in nodes)
+        pools = {node: pool_of(graph, node) for node in nodes}
+        self._pools = {node: pool for node, pool in pools.items() if pool is not None}
+        of_pools = [pool.border for pool in self._pools.values()]
+        self.border = max(*(_border(graph.module(node)) for node in nodes), 0, *of_pools)
         self.size = round_up(self.border, self.width)  # what is read before the first map
         self._order = {node: i for i, node in enumerate(nodes)}
         last_use = {value: i for i, node in enumerate(nodes) for value in node.all_input_nodes}
@@ -122,10 +125,8 @@ class Program(Steps):
             self._places[node] = inputs[0]
         elif (limits := self._graph.limits(node)) is not None:
             self._clamp(node, inputs[0], limits)
-        elif isinstance(module, (nn.AvgPool2d, nn.MaxPool2d)):
-            self._pool(node, module, self.whole(inputs[0]))
-        elif isinstance(module, nn.AdaptiveAvgPool2d) or node.target in (F.adaptive_avg_pool2d,):
-            self._global_average(node, self.whole(inputs[0]))
+        elif node in self._pools:
+            self._pool(node, self._pools[node], self.whole(inputs[0]))
         elif node.target in SUMS:
             self._sum(node)
         elif node.target is F.pad:
@@ -257,35 +258,10 @@ class Program(Steps):
         ones = torch.ones(source.channels)
         self._affine(node, source, ones, 0 * ones, low=limits[0], high=limits[1])
 
-    def _pool(self, node: fx.Node, pool: Any, source: Place) -> None:
-        size, stride = _pair(pool.kernel_size), _pair(pool.stride or pool.kernel_size)
-        dilation = _pair(getattr(pool, "dilation", 1))
-        if pool.ceil_mode or _pair(pool.padding) != (0, 0) or dilation != (1, 1):
-            raise UnsupportedError(f"{type(pool).__name__} with padding, dilation or ceil_mode")
-        if getattr(pool, "divisor_override", None) or getattr(pool, "return_indices", False):
-            raise UnsupportedError(f"{type(pool).__name__} with divisor_override or return_indices")
-        to = self._to(node)
-        shifts = [r * source.row + c * self.lanes for r in range(size[0]) for c in range(size[1])]
-        kind = AVERAGE if isinstance(pool, nn.AvgPool2d) else MAXIMUM
-        step = self.add(
-            kind, source, to, taps=len(shifts), shifts=np.array(shifts, dtype=np.int64),
-            source_row=stride[0] * source.row, source_column=stride[1] * self.lanes,
-        )  # fmt: skip
-        self._done(node, to, step)
-
-    def _global_average(self, node: fx.Node, source: Place) -> None:
-        if self._graph.shape(node)[2:] != (1, 1):
-            raise UnsupportedError("AdaptiveAvgPool2d to more than one point")
-        to = self.vector(source.channels)
-        shifts = [
-            r * source.row + c * self.lanes
-            for r in range(source.rows)
-            for c in range(source.columns)
-        ]
-        step = self.add(
-            AVERAGE, source, to, taps=len(shifts), shifts=np.array(shifts, dtype=np.int64)
-        )
-        self._done(node, to, step)
+    def _pool(self, node: fx.Node, pool: Pool, source: Place) -> None:
+        is_vector = pool.adaptive and len(pool.rows) == len(pool.columns) == 1
+        to = self.vector(source.channels) if is_vector else self._to(node)
+        self._done(node, to, *pooling(self, pool, source, to))
 
     def _sum(self, node: fx.Node) -> None:
         """A step of its own, or part of the convolution that gives the later of both values."""
@@ -353,7 +329,3 @@ def _border(module: nn.Module | None) -> int:
     if isinstance(module, nn.Conv2d):
         return padding(module)
     return transposed_border(module) if isinstance(module, nn.ConvTranspose2d) else 0
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
