@@ -86,8 +86,42 @@ def test_convolutions_of_single_points_with_zeros_around(layer: nn.Module) -> No
 
 
 @pytest.mark.usefixtures("library")
-def test_activations_in_place_of_what_nothing_else_reads() -> None:
-    check(Branches(lambda a, b: F.relu(a, inplace=True) + F.relu6(b, True)), (2, 5, 7), (1, 17))
+def test_in_place_of_what_nothing_else_reads() -> None:
+    model = Branches(lambda a, b: F.relu(a, inplace=True) + F.relu6(b, True).relu_())
+    check(model, (2, 5, 7), (1, 17))
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("size", [(8, 8), (4, 4), (5, 7), (3, 33)], ids=str)
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b: 0.5 * a + b * 3,
+        lambda a, b: F.relu(1 - a) + torch.sub(b, 0.25),
+        lambda a, b: torch.mul(F.relu(a), -2) + (b + 1.5) / 3,
+        lambda a, b: F.relu6(F.max_pool2d(2 - torch.cat([a, b], 1), 3, 1, 1)),
+        lambda a, b: 2 * a.mean((2, 3)) + 1,
+    ],
+)
+def test_numbers(function: Callable[[Tensor, Tensor], Tensor], size: tuple[int, int]) -> None:
+    check(Branches(function), (2, *size), (1, 3, 17))
+
+
+@pytest.mark.usefixtures("library")
+def test_numbers_before_convolutions() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(2, 5, 3, padding=1), nn.Conv2d(5, 4, 1)
+            self.c, self.drop = nn.Conv2d(4, 3, 3, padding=1), nn.Dropout()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.b(F.relu(self.a(x / 255 - 0.5) + 0.3))
+            out: Tensor = self.drop(self.c(F.dropout(y, training=False) * 0.1)).flatten(1)
+            return out
+
+    torch.manual_seed(0)
+    check(Net().eval(), (2, 9, 7), (1, 3, 17))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +130,9 @@ def test_activations_in_place_of_what_nothing_else_reads() -> None:
         (lambda a, b: F.relu(a, inplace=True) + a, "relu in place of a value that is read again"),
         (lambda a, b: (F.relu6(a, True), a)[1], "relu6 in place of a value that is read again"),
         (lambda a, b: F.relu(torch.flatten(a, 1), True) + torch.flatten(a, 1), "relu in place"),
+        (lambda a, b: torch.relu_(b) + b.relu(), "relu_ in place of a value that is read again"),
+        (lambda a, b: a * b, "mul"),
+        (lambda a, b: 1 / a, "truediv"),
         (lambda a, b: torch.add(a, b, alpha=3), "sum other than of two values of one shape"),
         (lambda a, b: a + F.adaptive_avg_pool2d(b, 1), "sum other than of two values of one shape"),
         (lambda a, b: a + b.mean(1, keepdim=True), "mean"),

@@ -1,7 +1,7 @@
 """What the nodes of a chain are, whether modules, functions or methods say so."""
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,10 @@ Limits = tuple[float, float]
 
 _AT_LEAST_0: Limits = (0.0, INFINITY)
 _ACTIVATIONS: dict[Any, Limits] = {
-    **dict.fromkeys([nn.ReLU, F.relu, torch.relu, "relu"], _AT_LEAST_0),
+    **dict.fromkeys([nn.ReLU, F.relu, torch.relu, "relu", torch.relu_, "relu_"], _AT_LEAST_0),
     **dict.fromkeys([nn.ReLU6, F.relu6], (0.0, 6.0)),
 }
+_IN_PLACE = (torch.relu_, "relu_")
 SUMS = (torch.add, operator.add)
 _BATCH = 2  # where a value's batch is not in front, another number is there
 
@@ -44,7 +45,7 @@ class Graph:
             ) from error
         self.nodes = self._ordered()
         for node in self.nodes:
-            if self.limits(node) is not None:
+            if self._is_in_place(node):
                 self._refuse_aliases(node)
 
     def module(self, node: fx.Node) -> nn.Module | None:
@@ -78,6 +79,22 @@ class Graph:
         module = self.module(node)
         return _ACTIVATIONS.get(node.target if module is None else type(module))
 
+    def scaling(self, node: fx.Node) -> tuple[float, float] | None:
+        """What a node multiplies its input by, and then adds; None for anything else."""
+        numbers = [value for value in node.args if type(value) in (int, float)]
+        if len(node.args) != 2 or len(numbers) != 1 or node.kwargs:
+            return None
+        number, is_second = cast(float, numbers[0]), isinstance(node.args[0], fx.Node)
+        if node.target in (torch.mul, operator.mul):
+            return number, 0.0
+        if node.target in (torch.add, operator.add):
+            return 1.0, number
+        if node.target in (torch.sub, operator.sub):
+            return (1.0, -number) if is_second else (-1.0, number)
+        if node.target in (torch.div, operator.truediv) and is_second and number:
+            return 1 / number, 0.0
+        return None
+
     def is_for_a_product(self, node: fx.Node) -> bool:
         """Whether only a convolution of single points reads a value, or an activation of it."""
         users = list(node.users)
@@ -105,12 +122,16 @@ class Graph:
                 ordered.insert(ordered.index(node), widest)
         return ordered
 
+    def _is_in_place(self, node: fx.Node) -> bool:
+        if self.limits(node) is None:
+            return False
+        module = self.module(node)
+        if module is not None:
+            return bool(module.inplace)
+        return node.target in _IN_PLACE or bool(argument(node, 1, "inplace", False))
+
     def _refuse_aliases(self, node: fx.Node) -> None:
         """The engine changes no value, so that what else reads it would read the old one."""
-        module = self.module(node)
-        in_place = argument(node, 1, "inplace", False) if module is None else module.inplace
-        if not in_place:
-            return
         value = node.all_input_nodes[0]
         while len(value.users) == 1 and is_view(value, self.module(value)):
             value = value.all_input_nodes[0]
@@ -140,5 +161,8 @@ def argument(node: fx.Node, position: int, name: str, default: Any = None) -> An
 
 
 def is_view(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether the value of a node is that of its input, which has been given another shape."""
-    return isinstance(module, (nn.Flatten, nn.Identity)) or node.target is torch.flatten
+    """Whether the value of a node is that of its input, which may have been given another shape."""
+    if node.target is F.dropout:
+        return argument(node, 2, "training", True) is False
+    views = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
+    return isinstance(module, views) or node.target in (torch.flatten, "flatten")

@@ -127,6 +127,10 @@ class Program(Steps):
             self._clamp(node, inputs[0], limits)
         elif node in self._pools:
             self._pool(node, self._pools[node], self.whole(inputs[0]))
+        elif (scaling := self._graph.scaling(node)) is not None:
+            source = self.whole(inputs[0])
+            scale, shift = (torch.full((source.channels,), number) for number in scaling)
+            self._scaled(node, source, scale, shift)
         elif node.target in SUMS:
             self._sum(node)
         elif node.target is F.pad:
@@ -195,11 +199,14 @@ class Program(Steps):
         self._done(node, to, step)
 
     def _batch_norm(self, node: fx.Node, norm: Any, source: Place) -> None:
-        """A step of its own, or part of the convolution that alone reads it."""
         scale = (norm.running_var + norm.eps).rsqrt()
         scale = scale if norm.weight is None else scale * norm.weight
         shift = -norm.running_mean * scale
         shift = shift if norm.bias is None else shift + norm.bias
+        self._scaled(node, source, scale, shift)
+
+    def _scaled(self, node: fx.Node, source: Place, scale: Tensor, shift: Tensor) -> None:
+        """A step of its own, or part of the convolution that alone reads it."""
         if self._graph.is_for_a_product(node):
             self._before[node] = Before(scale, shift)
             self._places[node] = source
