@@ -25,6 +25,7 @@ def layers(size: int) -> list[nn.Module]:
         nn.Conv2d(2, 1, 3, padding=1), nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(2, 9, 5, padding=2),
         nn.Conv2d(2, 4, 3, 2, 1), nn.Conv2d(2, 2, 3, padding=1, groups=2), nn.Conv2d(2, 5, 1),
         nn.Conv2d(2, 2, 3, 2, 1, groups=2), nn.AvgPool2d(2), nn.MaxPool2d(2),
+        nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1), nn.AdaptiveMaxPool2d(2),
         nn.AdaptiveAvgPool2d(1), nn.ConvTranspose2d(2, 3, 2, 2), nn.BatchNorm2d(2),
         nn.Sequential(nn.Flatten(), nn.Linear(2 * size * (size + 1), 5)),
     ]  # fmt: skip

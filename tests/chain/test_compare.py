@@ -1,10 +1,13 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from passband import export_onnx, to_chain
-from passband.chain.compare import compare
+from passband.chain.compare import compare, disagreement
 from passband.cli import main
+from passband.measure.table import Table
 from tests.convert.frequency.cases import dense, maps, trained
 
 SHAPE = (3, 8, 8)
@@ -30,6 +33,33 @@ def test_an_exported_chain_beside_the_others(tmp_path: Path) -> None:
     assert all(float(r["difference"]) < 1e-4 for r in rows if r["network"] == "chain")
     assert max(row["times_less"] for row in rows if row["network"] == "dense") == 1
     assert rows[3]["bytes"] == file.stat().st_size
+    assert disagreement(table) is None
+
+
+def test_files_that_do_not_belong_to_the_chain(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    file = tmp_path / "net.onnx"
+
+    def network(outputs: int, inputs: int = 3 * 8 * 8) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(inputs, outputs)).eval()
+
+    chain = network(4)
+
+    def beside(batch: int = 2) -> Table:
+        return compare(chain, chain, maps(SHAPE), file, (batch,), repeats=1)
+
+    export_onnx(network(4), maps(SHAPE), file)
+    assert "output in ONNX Runtime differs by " in (disagreement(beside()) or "")
+    export_onnx(network(2), maps(SHAPE), file)
+    assert "ONNX Runtime differs by inf from" in (disagreement(beside()) or "")
+    export_onnx(network(4, 3 * 9 * 8), maps((3, 9, 8)), file)
+    with pytest.raises(ValueError, match=r"allowed is one of \(batch, 3, 8, 8\)"):
+        beside()
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"ONNX Runtime cannot read .*net.onnx; allowed is what"):
+        beside()
+    with pytest.raises(ValueError, match=r"batches are \(0,\); allowed are 1 and more"):
+        beside(batch=0)
 
 
 def test_train_export_compare_on_the_command_line(
@@ -47,3 +77,8 @@ def test_train_export_compare_on_the_command_line(
     assert main(["compare", run, file, "--batch", "2", "--repeats", "3"]) == 0
     printed = capsys.readouterr().out
     assert "ONNX Runtime" in printed and "times less" in printed
+    other = tmp_path / "other.onnx"
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8 * 8, 10))
+    export_onnx(model.eval(), maps((1, 8, 8)), other)
+    assert main(["compare", run, str(other), "--batch", "2", "--repeats", "1"]) == 2
+    assert "is of another network or checkpoint; export it again" in capsys.readouterr().err

@@ -9,43 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from passband.chain import compile_chain, compiled, steps
-from passband.chain.compiled import FUNCTIONS, CompiledChain, load_library
+from passband.chain import compiled, steps
+from passband.chain.compiled import load_library
 from passband.ops import kernel_files
-from passband.ops.kernel_files import open_kernels
+from tests.chain.support import LIBRARIES, ROUNDING, check, engine
 from tests.convert.frequency.cases import NETWORKS, maps, trained
 from tests.support import relative_error
 
-ROUNDING = 1e-5  # the same sums in another order, in float32, in up to a hundred layers
 ROOT = Path(__file__).parents[2]
-LIBRARIES = sorted(Path(compiled.__file__).parent.glob("native/kernels_*.so"))
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="no kernels were compiled here")
-
-
-@pytest.fixture(params=LIBRARIES, ids=lambda path: path.stem)
-def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of the compiled libraries that this machine can run."""
-    runnable = kernel_files.runnable()
-    if request.param.stem.removeprefix("kernels_") not in runnable:
-        pytest.skip("of another processor")
-    monkeypatch.setattr(compiled, "load_library", lambda: open_kernels(request.param, FUNCTIONS))
-
-
-def engine(model: nn.Module, shape: tuple[int, ...]) -> CompiledChain:
-    graph = model if isinstance(model, fx.GraphModule) else fx.symbolic_trace(model)
-    return compile_chain(graph.eval(), torch.zeros(1, *shape))
-
-
-def check(model: nn.Module, shape: tuple[int, ...], batches: tuple[int, ...] = (1, 3, 21)) -> None:
-    fast = engine(model, shape)
-    assert fast.engine == "native", fast.reason
-    for batch in batches:
-        x = maps(shape, batch)
-        with torch.no_grad():
-            assert relative_error(fast(x), model(x)) < ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -145,14 +120,17 @@ def test_inverted_residuals(size: tuple[int, int]) -> None:
         nn.ConvTranspose2d(6, 3, 3, 1, 1),
         nn.ConvTranspose2d(6, 2, 5, 3, dilation=2),
         nn.ConvTranspose2d(6, 9, 2, 3),  # with outputs that no tap reaches
+        nn.ConvTranspose2d(6, 4, 1, 2),  # of one point to one
+        nn.ConvTranspose2d(6, 4, 2, 3, 0),
     ],
     ids=lambda layer: str(layer),
 )
-def test_transposed_convolutions(layer: nn.Module) -> None:
+@pytest.mark.parametrize("size", [(5, 7), (1, 1), (1, 4)], ids=str)
+def test_transposed_convolutions(layer: nn.Module, size: tuple[int, int]) -> None:
     model = nn.Sequential(
         nn.Conv2d(2, 6, 3, padding=1), layer, nn.ReLU(), nn.Conv2d(layer.out_channels, 3, 1)
     )
-    check(model, (2, 5, 7))
+    check(model, (2, *size))
 
 
 @pytest.mark.usefixtures("library")
@@ -208,23 +186,6 @@ def test_sums_of_unlike_convolutions(later: bool) -> None:
         assert kinds.count(steps.ADD) == 1  # the other sum is part of the wider convolution
 
 
-class Padded(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.pad(x, [0, 1, 0, 0, 0, 0])
-
-
-class Gated(nn.Module):
-    """Squeeze and excitation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1), nn.Sigmoid())
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x * self.gate(x)
-        return out
-
-
 class DenseBlock(nn.Module):
     """Concatenations of one another, or anew of all parts; with readers in between."""
 
@@ -269,20 +230,6 @@ def test_dense_blocks_are_written_in_place() -> None:
         kinds = [step.kind for step in lanes.program.steps]
         assert kinds.count(steps.AFFINE) == 0  # norm and activation are part of the product
         assert kinds.count(steps.COPY) == 3  # of what is there three times more
-
-
-@pytest.mark.usefixtures("library")
-@pytest.mark.parametrize("size", [(9, 7), (64, 34), (5, 33)], ids=str)
-def test_pooling(size: tuple[int, int]) -> None:
-    for pool in (nn.AvgPool2d(2), nn.MaxPool2d(2), nn.MaxPool2d(3, 2), nn.AvgPool2d(3, 1)):
-        model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), pool, nn.Conv2d(3, 4, 3, padding=1))
-        check(model, (2, *size))
-        fast = engine(model, (2, *size))
-        for batch in (1, 17):
-            x = maps((2, *size), batch)
-            x[0, 1, 4, 3] = math.nan
-            with torch.no_grad():
-                assert torch.equal(fast(x).isnan(), model(x).isnan())
 
 
 @pytest.mark.usefixtures("library")
@@ -354,47 +301,11 @@ def test_several_threads_share_out_the_images() -> None:
     assert fast(x[:0]).shape == (0, 5, 9, 9)
 
 
-@pytest.mark.parametrize(
-    ("model", "reason"),
-    [
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh()), "the engine has no Tanh"),
-        (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), "padding_mode reflect"),
-        (nn.ConvTranspose2d(3, 6, 2, 2, groups=3), "the engine has no ConvTranspose2d with groups"),
-        (nn.ConvTranspose2d(3, 6, 2, (2, 1)), "ConvTranspose2d with unlike strides"),
-        (nn.Sequential(nn.AdaptiveAvgPool2d(2)), "to more than one point"),
-        (Padded(), "padding other than of channels"),
-        (nn.Linear(8, 8), "Linear along the last axis"),
-        (nn.Flatten(2), "only maps (B, C, H, W) and (B, C)"),
-        (Gated(), "the engine has no Sigmoid; PyTorch runs the chain, and ONNX Runtime"),
-    ],
-)
-def test_what_it_cannot_run_pytorch_does(model: nn.Module, reason: str) -> None:
-    fast = engine(nn.Sequential(model), (3, 8, 8))
-    assert fast.engine == "torch"
-    assert fast.reason is not None and reason in fast.reason
-    x = maps((3, 8, 8))
-    with torch.no_grad():
-        assert torch.equal(fast(x), model(x))
-
-
 def test_without_kernels_pytorch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "load_library", lambda: None)
     fast = engine(nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 8, 8))
     assert fast.reason == "no kernels were compiled for this machine"
     assert fast(maps((3, 8, 8))).shape == (6, 4, 6, 6)
-
-
-def test_errors() -> None:
-    fast = engine(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)), (3, 8, 8))
-    with pytest.raises(
-        ValueError, match=r"images have shape \(1, 3, 9, 8\); allowed is \(B, 3, 8,"
-    ):
-        fast(torch.zeros(1, 3, 9, 8))
-    with pytest.raises(TypeError, match="chain is Conv2d; allowed is what"):
-        compile_chain(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 4, 4))
-    x = maps((3, 8, 8)).double()
-    with pytest.raises(RuntimeError):  # torch's own, of the weights' type
-        fast(x)
 
 
 def test_a_step_is_laid_out_alike_here_and_there() -> None:

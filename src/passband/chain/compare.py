@@ -1,6 +1,7 @@
 """An exported file beside PyTorch: the same numbers, how many multiplications, how much time."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ _COLUMNS = (
     Column("difference", heading="difference"),
     Column("bytes", "bytes", "file"),
 )
+
+# Rounding in float32 makes 1e-5 through a hundred layers, another network about 1.
+_AGREEMENT = 1e-3
 
 
 def model_macs(model: nn.Module, maps: Tensor) -> int:
@@ -50,11 +54,14 @@ def compare(
     Returns:
         A table: for each batch the time of each, how many times less it is than the dense
         network's in the faster of PyTorch and ONNX Runtime, and the relative norm of the difference
-        from the chain's output in PyTorch.
+        from the chain's output in PyTorch, infinite where the shapes differ.
 
     Raises:
+        ValueError: A batch is empty, or ONNX Runtime cannot read the file.
         ImportError: onnxruntime is missing; the message names the extra.
     """
+    if min(batches) < 1:
+        raise ValueError(f"batches are {batches}; allowed are 1 and more images at once")
     rows: list[dict[str, Any]] = []
     notes = []
     for batch in batches:
@@ -77,7 +84,7 @@ def compare(
         macs = {"dense": model_macs(dense, maps), "chain": model_macs(small, maps)}
         for (network, engine), seconds in times.items():
             found = runs[network, engine]().double()
-            difference = float((found - wanted).norm() / wanted.norm().clamp(min=1e-30))
+            difference = _difference(found, wanted)
             is_file = (network, engine) == ("chain", "ONNX Runtime")
             rows.append(
                 {
@@ -96,3 +103,24 @@ def compare(
         "network's in its faster engine at that batch. difference: relative, from PyTorch's."
     )
     return Table(_COLUMNS, rows, None, notes)
+
+
+def disagreement(table: Table) -> str | None:
+    """Which engine gives other numbers for the chain than PyTorch, more than rounding would.
+
+    Args:
+        table: What `compare` returned.
+    """
+    for row in table.rows:
+        if row["network"] == "chain" and not float(row["difference"]) <= _AGREEMENT:
+            return (
+                f"the chain's output in {row['engine']} differs by {row['difference']} from "
+                f"PyTorch's; rounding makes less than {_AGREEMENT:.0e}"
+            )
+    return None
+
+
+def _difference(found: Tensor, wanted: Tensor) -> float:
+    if found.shape != wanted.shape:
+        return math.inf
+    return float((found - wanted).norm() / wanted.norm().clamp(min=1e-30))

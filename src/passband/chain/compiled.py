@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from passband.chain.graph import Graph
 from passband.chain.program import Program
 from passband.chain.steps import Network, Step, UnsupportedError
 from passband.measure.layers import undisturbed
@@ -20,7 +21,7 @@ _FOLDER = Path(__file__).parent / "native"
 
 # A block of images takes about as long as this many single ones.
 _LIKE_SINGLES = 10
-_FLOAT_BYTES = 4
+_FLOAT, _FLOAT_BYTES = torch.float32, 4
 # A block that takes more is slower than its images one by one.
 _CACHE_BYTES = 2**24
 
@@ -28,16 +29,26 @@ _CACHE_BYTES = 2**24
 class CompiledChain:
     """A chain as a function of maps (B, C, H, W), on the CPU and without gradients.
 
-    Where the engine cannot run it, PyTorch does; `engine` says which, and `reason` why.
+    Where the engine cannot run it, PyTorch does; `engine` says which, and `reason` why. The engine
+    has its own copy of the weights: compile the chain again after changing them.
 
     Args:
         chain: What `passband.to_chain` made, or another torch.fx.GraphModule in evaluation mode.
         example_input: A map of the size that it is called with, any batch.
+
+    Raises:
+        TypeError: `example_input` is no tensor.
+        ValueError: The chain does not run on maps of its size.
     """
 
     def __init__(self, chain: fx.GraphModule, example_input: Tensor) -> None:
+        if not isinstance(example_input, Tensor):
+            raise TypeError(
+                f"example_input is {type(example_input).__name__}; allowed is a tensor (B, C, H, W)"
+            )
         self.chain = chain.eval()
         self.input_shape = tuple(example_input.shape[1:])
+        self._dtype = example_input.dtype
         self.reason: str | None = None
         self._lock = threading.Lock()
         self._programs: dict[int, _Prepared] = {}
@@ -45,22 +56,26 @@ class CompiledChain:
         if library is None:
             self.reason = "no kernels were compiled for this machine"
             return
+        values = [*chain.parameters(), *chain.buffers()]
+        if elsewhere := [value.device for value in values if value.device.type != "cpu"]:
+            self.reason = f"the chain is on {elsewhere[0]}, and the engine runs on the CPU"
+            return
         width = int(library.passband_chain_width())
-        for lanes in (width, 1):
-            sums, tall = library.passband_chain_sums(), library.passband_chain_tall_outputs()
-            program = Program(lanes, width, int(sums), int(tall))
-            try:
-                with undisturbed(chain), torch.no_grad():
-                    program.build(chain, example_input[:1])
-            except UnsupportedError as error:
-                if lanes == width:
-                    self.reason = (
-                        f"the engine has no {error}; PyTorch runs the chain, and ONNX Runtime "
-                        "what passband.export_onnx makes of it"
-                    )
-                    return
-                continue
-            self._programs[lanes] = _Prepared(library, program)
+        sums, tall = library.passband_chain_sums(), library.passband_chain_tall_outputs()
+        try:
+            with undisturbed(chain), torch.no_grad():
+                graph = Graph(chain, self._example())
+                for lanes in (width, 1):
+                    program = Program(lanes, width, int(sums), int(tall))
+                    program.build(graph)
+                    self._programs[lanes] = _Prepared(library, program)
+        except UnsupportedError as error:
+            if not self._programs:
+                self.reason = (
+                    f"the engine has no {error}; PyTorch runs the chain, and ONNX Runtime "
+                    "what passband.export_onnx makes of it"
+                )
+                return
         self.width = width
         self._is_large = _FLOAT_BYTES * self._programs[width].program.size > _CACHE_BYTES
         self._plan = self._planned(torch.Size([0, *self.input_shape]), 1)
@@ -74,14 +89,20 @@ class CompiledChain:
         """The output of the network for images (B, C, H, W).
 
         Raises:
-            ValueError: They have another shape than the example.
+            TypeError: The images are no tensor.
+        ValueError: They have another shape than the example, or PyTorch would have to run the
+            chain and they have another type or device than its weights.
         """
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images are {type(images).__name__}; allowed is a tensor")
         shape = images.shape
-        if self.reason is not None or images.dtype is not torch.float32 or images.is_cuda:
-            self._check(shape)
-            with torch.no_grad():
-                output: Tensor = self.chain(images)
-            return output
+        if (
+            self.reason is not None
+            or images.dtype is not _FLOAT
+            or not images.is_cpu
+            or images.is_neg()
+        ):
+            return self._by_torch(images)
         plan, threads = self._plan, torch.get_num_threads()
         if plan.shape != shape or plan.threads != threads:
             self._check(shape)
@@ -89,10 +110,34 @@ class CompiledChain:
         images = images.contiguous()
         results = torch.empty_like(plan.like)  # in half the time of torch.empty
         source, target = images.data_ptr(), results.data_ptr()
+        if not source and plan.parts:  # a tensor without memory, as torch.export traces with
+            return self._by_torch(images)
         with self._lock:
             for program, start, to, count, workers in plan.parts:
                 program.run(source + start, target + to, count, workers)
         return results
+
+    def __reduce__(self) -> tuple[type["CompiledChain"], tuple[fx.GraphModule, Tensor]]:
+        """Copies, and what is read from a file, are compiled anew."""
+        return type(self), (self.chain, self._example())
+
+    def _example(self) -> Tensor:
+        return torch.zeros(1, *self.input_shape, dtype=self._dtype)
+
+    def _by_torch(self, images: Tensor) -> Tensor:
+        self._check(images.shape)
+        try:
+            with torch.no_grad():
+                output: Tensor = self.chain(images)
+        except RuntimeError as error:
+            own = next(self.chain.parameters(), images)
+            if (images.dtype, images.device) == (own.dtype, own.device):
+                raise
+            raise ValueError(
+                f"images are {images.dtype} on {images.device}; allowed are, as the chain's "
+                f"weights, {own.dtype} on {own.device}"
+            ) from error
+        return output
 
     def _check(self, shape: torch.Size) -> None:
         if shape[1:] != self.input_shape:
@@ -173,7 +218,8 @@ def compile_chain(chain: nn.Module, example_input: Tensor) -> CompiledChain:
         example_input: A map (B, C, H, W) of the size that it is called with.
 
     Raises:
-        TypeError: The chain is no torch.fx.GraphModule.
+        TypeError: The chain is no torch.fx.GraphModule, or the example no tensor.
+        ValueError: The chain does not run on maps of the example's size.
 
     Examples:
         >>> import passband as pb

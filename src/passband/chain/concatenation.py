@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import cast
 
 import torch
 from torch import fx
+
+from passband.chain.graph import argument
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Slot:
 
 def parts_of(concatenation: fx.Node) -> list[fx.Node]:
     """The values that it puts together, in order, of which one may come twice."""
-    return list(cast(list[fx.Node], concatenation.args[0]))
+    return list(argument(concatenation, 0, "tensors"))
 
 
 def slots(nodes: list[fx.Node], channels: dict[fx.Node, int]) -> dict[fx.Node, Slot]:

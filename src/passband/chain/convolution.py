@@ -42,8 +42,10 @@ def convolution(
     Raises:
         UnsupportedError: There are none for one of its options.
     """
-    if conv.padding_mode != "zeros" or len({*conv.stride, *conv.stride}) != 1:
+    if conv.padding_mode != "zeros":
         raise UnsupportedError(f"Conv2d with padding_mode {conv.padding_mode}")
+    if len(set(conv.stride)) != 1:
+        raise UnsupportedError("Conv2d with unlike strides")
     if steps.lanes == 1:
         if (depthwise := _depthwise(steps, conv, source, to)) is not None:
             return depthwise
@@ -116,8 +118,8 @@ def transposed_convolution(
         source = steps.bordered(source)
     parts = to if steps.lanes > 1 else _parts(steps, source, to, stride)
     written = []
-    for down in range(stride):
-        for right in range(stride):
+    for down in range(min(stride, to.rows)):
+        for right in range(min(stride, to.columns)):
             taps_down = _transposed_taps(conv, 0, down)
             taps_right = _transposed_taps(conv, 1, right)
             weight = conv.weight.transpose(0, 1)

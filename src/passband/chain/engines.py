@@ -26,7 +26,11 @@ def eager(model: nn.Module, maps: Tensor) -> Run:
 
 
 def onnx_runtime(model: nn.Module, maps: Tensor, file: str | Path | None = None) -> Run:
-    """ONNX Runtime on as many threads as torch; `file` is written before if it is not given."""
+    """ONNX Runtime on as many threads as torch; `file` is written before if it is not given.
+
+    Raises:
+        ValueError: ONNX Runtime cannot read the file, or it is for maps of another size.
+    """
     runtime = require("onnxruntime", extra="export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -37,8 +41,19 @@ def onnx_runtime(model: nn.Module, maps: Tensor, file: str | Path | None = None)
             content = file.read_bytes()
     else:
         content = Path(file).read_bytes()
-    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: maps.numpy()}
+    try:
+        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of classes that have nothing else in common
+        raise ValueError(
+            f"ONNX Runtime cannot read {file}; allowed is what passband export writes: {error}"
+        ) from error
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or inputs[0].shape[1:] != list(maps.shape[1:]):
+        raise ValueError(
+            f"{file} is for inputs of shape {' and '.join(str(each.shape) for each in inputs)}; "
+            f"allowed is one of (batch, {', '.join(map(str, maps.shape[1:]))})"
+        )
+    feed = {inputs[0].name: maps.numpy()}
     return lambda: torch.from_numpy(session.run(None, feed)[0])
 
 

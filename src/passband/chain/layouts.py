@@ -38,7 +38,8 @@ class Layout:
 
 
 def image_layout(steps: Steps, conv: nn.Conv2d, source: Place) -> Layout:
-    """Of many images: in bordered maps."""
+    """Of many images: in bordered maps, which those of one number per channel may lack."""
+    source = steps.bordered(source) if padding(conv) > 0 else source
     stride = int(conv.stride[0])
     strides = {"source_row": stride * source.row, "source_column": stride * steps.lanes}
     if is_tall(conv) and conv.out_channels // conv.groups <= steps.most_tall:

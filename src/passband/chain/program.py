@@ -1,6 +1,5 @@
 """A chain as the steps of the native engine: what is computed, and where it lies in memory."""
 
-import operator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from passband.chain.concatenation import Slot, parts_of, slots
 from passband.chain.convolution import (
@@ -18,16 +16,15 @@ from passband.chain.convolution import (
     transposed_border,
     transposed_convolution,
 )
+from passband.chain.graph import SUMS, Graph, Limits, argument, is_view
 from passband.chain.layouts import padding
+from passband.chain.pooling import Pool, pool_of, pooling
 from passband.chain.steps import (
     ADD,
     AFFINE,
-    AVERAGE,
     CONVOLVE,
     COPY,
-    INFINITY,
     LINEAR,
-    MAXIMUM,
     End,
     Place,
     Step,
@@ -36,8 +33,6 @@ from passband.chain.steps import (
     numbers,
     round_up,
 )
-
-_CLAMPS: dict[type, tuple[float, float]] = {nn.ReLU: (0.0, INFINITY), nn.ReLU6: (0.0, 6.0)}
 
 
 @dataclass
@@ -55,28 +50,30 @@ class Program(Steps):
     output: End = field(default_factory=End)
     output_shape: tuple[int, ...] = ()
     direct: bool = False
+    _pools: dict[fx.Node, Pool] = field(default_factory=dict)
     _places: dict[fx.Node, Place] = field(default_factory=dict)
-    _chain: fx.GraphModule = field(init=False)
+    _graph: Graph = field(init=False)
     _made_by: dict[fx.Node, list[Step]] = field(default_factory=dict)
     _before: dict[fx.Node, Before] = field(default_factory=dict)
     _slots: dict[fx.Node, Slot] = field(default_factory=dict)
     _wholes: dict[fx.Node, Place] = field(default_factory=dict)
     _order: dict[fx.Node, int] = field(default_factory=dict)
 
-    def build(self, chain: fx.GraphModule, example: Tensor) -> None:
-        """Write the steps of a chain for maps of the example's size.
+    def build(self, graph: Graph) -> None:
+        """Write the steps of a chain.
 
         Raises:
             UnsupportedError: There is no step for something in it.
         """
-        ShapeProp(chain).propagate(example)
-        self._chain = chain
-        self.border = max(_border(module) for module in chain.modules())
+        self._graph, nodes = graph, graph.nodes
+        pools = {node: pool_of(graph, node) for node in nodes}
+        self._pools = {node: pool for node, pool in pools.items() if pool is not None}
+        of_pools = [pool.border for pool in self._pools.values()]
+        self.border = max(*(_border(graph.module(node)) for node in nodes), 0, *of_pools)
         self.size = round_up(self.border, self.width)  # what is read before the first map
-        nodes = _ordered(chain)
         self._order = {node: i for i, node in enumerate(nodes)}
         last_use = {value: i for i, node in enumerate(nodes) for value in node.all_input_nodes}
-        self._slots = slots(nodes, {node: _shape(node)[1] for node in last_use})
+        self._slots = slots(nodes, {node: graph.shape(node)[1] for node in last_use})
         for node, slot in self._slots.items():
             last_use[slot.whole] = max(last_use.get(slot.whole, 0), last_use.get(node, 0))
         roots: dict[fx.Node, fx.Node] = {}  # of what shares a place, the node whose place it is
@@ -95,8 +92,13 @@ class Program(Steps):
         self.size += 4 * self.width * max(self.lanes, 1) + 64  # read past the end, never used
 
     def _add(self, node: fx.Node) -> None:
-        module = _module(self._chain, node)
+        module = self._graph.module(node)
         inputs = [self._places[value] for value in node.all_input_nodes]
+        flat = any(self._is_flat(value) for value in node.all_input_nodes)
+        if flat and not self._reads_flat(node, module):
+            raise UnsupportedError(f"{self._graph.name(node)} after torch.flatten")
+        if module is not None and (len(node.args) != 1 or node.kwargs):
+            raise UnsupportedError(f"{self._graph.name(node)} of more than one argument")
         if node.op == "placeholder":
             self._places[node] = place = self._to(node)
             self.input = place.end()
@@ -104,7 +106,8 @@ class Program(Steps):
             if len(inputs) != 1 or node.args[0] is not node.all_input_nodes[0]:
                 raise UnsupportedError("several outputs")
             place = self.whole(inputs[0])
-            self.output, self.output_shape = place.end(), _shape(node.all_input_nodes[0])[1:]
+            self.output = place.end()
+            self.output_shape = self._graph.shape(node.all_input_nodes[0])[1:]
             self._write_directly(place)
         elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             source, to = self.whole(inputs[0]), self._to(node)
@@ -118,23 +121,33 @@ class Program(Steps):
             self._linear(node, module, inputs[0])
         elif isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)) and module.track_running_stats:
             self._batch_norm(node, module, self.whole(inputs[0]))
-        elif (limits := _limits(self._chain, node)) is not None:
+        elif is_view(node, module):
+            self._places[node] = inputs[0]
+        elif (limits := self._graph.limits(node)) is not None:
             self._clamp(node, inputs[0], limits)
-        elif isinstance(module, (nn.AvgPool2d, nn.MaxPool2d)):
-            self._pool(node, module, self.whole(inputs[0]))
-        elif isinstance(module, nn.AdaptiveAvgPool2d) or node.target in (F.adaptive_avg_pool2d,):
-            self._global_average(node, self.whole(inputs[0]))
-        elif node.target in (torch.add, operator.add) and len(inputs) in (1, 2):
-            self._sum(node, node.all_input_nodes)
+        elif node in self._pools:
+            self._pool(node, self._pools[node], self.whole(inputs[0]))
+        elif (scaling := self._graph.scaling(node)) is not None:
+            source = self.whole(inputs[0])
+            scale, shift = (torch.full((source.channels,), number) for number in scaling)
+            self._scaled(node, source, scale, shift)
+        elif node.target in SUMS:
+            self._sum(node)
         elif node.target is F.pad:
             self._pad(node, inputs[0])
         elif node.target is torch.cat:
             self._concatenation(node)
-        elif isinstance(module, (nn.Flatten, nn.Identity)) or node.target is torch.flatten:
-            self._places[node] = inputs[0]
         else:
-            what = type(module).__name__ if module is not None else str(node.target)
-            raise UnsupportedError(what)
+            raise UnsupportedError(self._graph.name(node))
+
+    def _reads_flat(self, node: fx.Node, module: nn.Module | None) -> bool:
+        """Whether it can read maps that are flattened, which lie as they did before."""
+        passes = is_view(node, module) or self._graph.limits(node) is not None
+        return passes or isinstance(module, nn.Linear) or node.op == "output"
+
+    def _is_flat(self, value: fx.Node) -> bool:
+        place = self._places[value]
+        return len(self._graph.shape(value)) == 2 and place.rows * place.columns > 1
 
     def _write_directly(self, output: Place) -> None:
         """Let a convolution that gives the output write it where the caller wants it.
@@ -160,7 +173,7 @@ class Program(Steps):
         self._made_by[node] = list(steps)
 
     def _linear(self, node: fx.Node, layer: nn.Linear, source: Place) -> None:
-        if len(shape := _shape(node.all_input_nodes[0])) != 2:
+        if len(shape := self._graph.shape(node.all_input_nodes[0])) != 2:
             raise UnsupportedError(f"Linear along the last axis of {shape} without torch.flatten")
         source = self.whole(source)
         shifts = [
@@ -186,12 +199,15 @@ class Program(Steps):
         self._done(node, to, step)
 
     def _batch_norm(self, node: fx.Node, norm: Any, source: Place) -> None:
-        """A step of its own, or part of the convolution that alone reads it."""
         scale = (norm.running_var + norm.eps).rsqrt()
         scale = scale if norm.weight is None else scale * norm.weight
         shift = -norm.running_mean * scale
         shift = shift if norm.bias is None else shift + norm.bias
-        if _is_for_a_product(self._chain, node):
+        self._scaled(node, source, scale, shift)
+
+    def _scaled(self, node: fx.Node, source: Place, scale: Tensor, shift: Tensor) -> None:
+        """A step of its own, or part of the convolution that alone reads it."""
+        if self._graph.is_for_a_product(node):
             self._before[node] = Before(scale, shift)
             self._places[node] = source
         else:
@@ -200,8 +216,13 @@ class Program(Steps):
     def _affine(
         self, node: fx.Node, source: Place, scale: Tensor, shift: Tensor, **more: float
     ) -> None:
-        is_vector = source.row == self.lanes
-        to = self.vector(source.channels) if is_vector else self._to(node)
+        is_vector = source.plane == self.lanes
+        if is_vector:
+            to = self.vector(source.channels)
+        elif self._is_flat(node.all_input_nodes[0]):
+            to = self.map(source.channels, source.rows, source.columns)
+        else:
+            to = self._to(node)
         both = [numbers(value, source.channels) for value in (scale, shift)]
         whole = self.lanes == 1 and source.row == to.row and not is_vector
         rows = self.one_row(to) | {"inside": self.inside(to)} if whole else {}
@@ -210,12 +231,12 @@ class Program(Steps):
 
     def _to(self, node: fx.Node) -> Place:
         """Where the value of a node is to be written."""
-        channels, rows, columns = (*_shape(node)[1:], 1, 1)[:3]
+        channels, rows, columns = (*self._graph.shape(node)[1:], 1, 1)[:3]
         slot = self._slot(node)
         if slot is None:
             return self.map(channels, rows, columns)
         if slot.whole not in self._wholes:
-            self._wholes[slot.whole] = self.map(_shape(slot.whole)[1], rows, columns)
+            self._wholes[slot.whole] = self.map(self._graph.shape(slot.whole)[1], rows, columns)
         whole = self._wholes[slot.whole]
         start = whole.start + slot.first * whole.plane
         return replace(whole, start=start, channels=channels, total=channels)
@@ -223,11 +244,11 @@ class Program(Steps):
     def _slot(self, node: fx.Node) -> Slot | None:
         """Its part of a concatenation; that of an activation which becomes part of it."""
         users = list(node.users)
-        if node not in self._slots and len(users) == 1 and _limits(self._chain, users[0]):
+        if node not in self._slots and len(users) == 1 and self._graph.limits(users[0]):
             return self._slots.get(users[0])
         return self._slots.get(node)
 
-    def _clamp(self, node: fx.Node, source: Place, limits: tuple[float, float]) -> None:
+    def _clamp(self, node: fx.Node, source: Place, limits: Limits) -> None:
         """Part of the step before, where nothing else reads what that gives."""
         value = node.all_input_nodes[0]
         if value in self._before:
@@ -237,46 +258,27 @@ class Program(Steps):
         steps = self._made_by.get(value, [])
         if steps and len(value.users) == 1:
             for step in steps:
-                step.low, step.high = limits
+                step.low, step.high = max(step.low, limits[0]), min(step.high, limits[1])
             self._done(node, source)
             return
         source = self.whole(source)
         ones = torch.ones(source.channels)
         self._affine(node, source, ones, 0 * ones, low=limits[0], high=limits[1])
 
-    def _pool(self, node: fx.Node, pool: Any, source: Place) -> None:
-        size, stride = _pair(pool.kernel_size), _pair(pool.stride or pool.kernel_size)
-        dilation = _pair(getattr(pool, "dilation", 1))
-        if pool.ceil_mode or _pair(pool.padding) != (0, 0) or dilation != (1, 1):
-            raise UnsupportedError(f"{type(pool).__name__} with padding, dilation or ceil_mode")
-        to = self._to(node)
-        shifts = [r * source.row + c * self.lanes for r in range(size[0]) for c in range(size[1])]
-        kind = AVERAGE if isinstance(pool, nn.AvgPool2d) else MAXIMUM
-        step = self.add(
-            kind, source, to, taps=len(shifts), shifts=np.array(shifts, dtype=np.int64),
-            source_row=stride[0] * source.row, source_column=stride[1] * self.lanes,
-        )  # fmt: skip
-        self._done(node, to, step)
+    def _pool(self, node: fx.Node, pool: Pool, source: Place) -> None:
+        is_vector = pool.adaptive and len(pool.rows) == len(pool.columns) == 1
+        to = self.vector(source.channels) if is_vector else self._to(node)
+        self._done(node, to, *pooling(self, pool, source, to))
 
-    def _global_average(self, node: fx.Node, source: Place) -> None:
-        if _shape(node)[2:] != (1, 1):
-            raise UnsupportedError("AdaptiveAvgPool2d to more than one point")
-        to = self.vector(source.channels)
-        shifts = [
-            r * source.row + c * self.lanes
-            for r in range(source.rows)
-            for c in range(source.columns)
-        ]
-        step = self.add(
-            AVERAGE, source, to, taps=len(shifts), shifts=np.array(shifts, dtype=np.int64)
-        )
-        self._done(node, to, step)
-
-    def _sum(self, node: fx.Node, inputs: list[fx.Node]) -> None:
+    def _sum(self, node: fx.Node) -> None:
         """A step of its own, or part of the convolution that gives the later of both values."""
+        inputs = node.all_input_nodes
+        alike = {self._graph.shape(value) for value in inputs} == {self._graph.shape(node)}
+        if node.kwargs or len(node.args) != 2 or not alike or not set(node.args) <= set(inputs):
+            raise UnsupportedError("sum other than of two values of one shape")
         first, second = (self._places[value] for value in (inputs[0], inputs[-1]))
         if first.row != second.row:
-            raise UnsupportedError("a sum of values that lie differently")
+            raise UnsupportedError("sum of values that lie differently")
         total = max(first.total, second.total)
         later = max(inputs, key=self._order.__getitem__)
         earlier = first if later is inputs[-1] else second
@@ -306,16 +308,19 @@ class Program(Steps):
 
     def _pad(self, node: fx.Node, source: Place) -> None:
         """Channels of zeros after the others, which need no place."""
-        channels, *size = _shape(node)[1:]
-        pads: Any = node.args[1]
-        if size != list(_shape(node.all_input_nodes[0])[2:]) or pads[-2] != 0:
-            raise UnsupportedError("padding other than of channels at their end")
-        self._places[node] = replace(source, total=channels)
+        shape = self._graph.shape(node)
+        *others, more = argument(node, 1, "pad")
+        is_zero = argument(node, 2, "mode", "constant") == "constant" and not argument(
+            node, 3, "value"
+        )
+        if any(others) or len(others) != 2 * len(shape) - 3 or more < 0 or not is_zero:
+            raise UnsupportedError("padding other than zeros of channels at their end")
+        self._places[node] = replace(source, total=shape[1])
 
     def _concatenation(self, node: fx.Node) -> None:
         """Nothing to do for a part that lies there already."""
-        axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        if axis not in (1, 1 - len(_shape(node))):
+        axis = argument(node, 1, "dim", 0)
+        if axis not in (1, 1 - len(self._graph.shape(node))):
             raise UnsupportedError(f"concatenation along axis {axis}")
         to, done = self._to(node), 0
         for source in (self._places[value] for value in parts_of(node)):
@@ -326,60 +331,8 @@ class Program(Steps):
         self._done(node, to)
 
 
-def _ordered(chain: fx.GraphModule) -> list[fx.Node]:
-    """The nodes, with the widest convolution of a sum right before that, where it can add the rest.
-
-    Nothing but the sum reads it, so that it may come as late.
-    """
-    ordered = list(chain.graph.nodes)
-    for node in chain.graph.nodes:
-        if node.target not in (torch.add, operator.add):
-            continue
-        own = [value for value in node.all_input_nodes if len(value.users) == 1]
-        own = [value for value in own if isinstance(_module(chain, value), nn.Conv2d)]
-        if own:
-            widest = max(own, key=lambda value: _shape(value)[1])
-            ordered.remove(widest)
-            ordered.insert(ordered.index(node), widest)
-    return ordered
-
-
-def _is_for_a_product(chain: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether only a convolution of single points reads a value, or an activation before it."""
-    users = list(node.users)
-    if len(users) == 1 and _limits(chain, users[0]):
-        users = list(users[0].users)
-    module = _module(chain, users[0]) if len(users) == 1 else None
-    return isinstance(module, nn.Conv2d) and (
-        module.kernel_size, module.stride, module.groups, module.padding
-    ) == ((1, 1), (1, 1), 1, (0, 0))  # fmt: skip
-
-
-def _module(chain: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return chain.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def _limits(chain: fx.GraphModule, node: fx.Node) -> tuple[float, float] | None:
-    """What an activation keeps its input within; None for anything else."""
-    if node.target in (F.relu, torch.relu, "relu"):
-        return _CLAMPS[nn.ReLU]
-    return _CLAMPS.get(type(_module(chain, node)))
-
-
-def _border(module: nn.Module) -> int:
+def _border(module: nn.Module | None) -> int:
     """The zeros that a layer reads around its input."""
     if isinstance(module, nn.Conv2d):
         return padding(module)
     return transposed_border(module) if isinstance(module, nn.ConvTranspose2d) else 0
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    meta = node.meta.get("tensor_meta")
-    shape = tuple(getattr(meta, "shape", ()))
-    if len(shape) not in (2, 4):
-        raise UnsupportedError(f"value of shape {shape}, only maps (B, C, H, W) and (B, C)")
-    return shape
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))

@@ -199,7 +199,7 @@ class Steps:
 
     def bordered(self, place: Place) -> Place:
         """A place of the same maps with zeros around them."""
-        if self.lanes > 1 or self.border == 0 or place.row > place.columns:
+        if self.border == 0 or place.row > place.columns * self.lanes:
             return place
         to = self.bordered_map(place.channels, place.rows, place.columns)
         self.add(COPY, place, to)
@@ -235,10 +235,10 @@ class Steps:
 
 
 def numbers(values: Tensor | None, count: int) -> NDArray[np.float32]:
-    """Values as the engine reads them; zeros where there are none."""
+    """A copy of values as the engine reads them; zeros where there are none."""
     if values is None:
         return np.zeros(count, np.float32)
-    return np.ascontiguousarray(values.detach().float().numpy())
+    return np.array(values.detach().float().numpy(), order="C")
 
 
 def round_up(number: int, multiple: int) -> int:

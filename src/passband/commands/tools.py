@@ -162,6 +162,7 @@ def compare(
     import torch
 
     from passband.chain.compare import compare as measure
+    from passband.chain.compare import disagreement
     from passband.train import load_run
     from passband.train.evaluation import native_model
 
@@ -172,6 +173,8 @@ def compare(
     with Console(stderr=True).status("measuring"):
         table = measure(dense, chain, example, file, tuple(batch or (1, 128)), repeats)
     show(str(table))
+    if problem := disagreement(table):
+        raise ValueError(f"{problem}: {file} is of another network or checkpoint; export it again")
 
 
 def as_chain(network: "nn.Module", input_shape: tuple[int, ...], finish: bool) -> "nn.Module":
