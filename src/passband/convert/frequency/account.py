@@ -102,6 +102,8 @@ def _with_widths(
             saved, module.corner = module.corner, corners[name]
             read = len(read_channels(module, given))
             module.corner = saved
+            if all(is_whole for _, is_whole in state.reads[name]):
+                read = module.sizes[module._in_axis]  # of an image, whose DCT the chain folds in
             taps = math.prod(module.sizes[2:])
             row = by_name.pop(name)
             done.append(

@@ -41,7 +41,7 @@ class FrequencyLayerReport(ReportedLayer):
     macs_before: int | None = None
     """Multiply-accumulates for one example."""
     macs_after: int | None = None
-    """Those of the network when it has shrunk."""
+    """Those of the network when it has shrunk; a chain leaves out besides what no layer reads."""
 
 
 @dataclass(frozen=True)
