@@ -228,8 +228,10 @@ def test_batch_norm_over_groups_of_images(
         assert_close(norm.running_mean, twin.running_mean)
         assert_close(norm.running_var, twin.running_var)
         if affine:
-            wanted = torch.autograd.grad(expected, list(twin.parameters()), cotangent, None, True)
-            own = torch.autograd.grad(found, list(norm.parameters()), cotangent, None, True)
+            wanted = torch.autograd.grad(
+                expected, list(twin.parameters()), cotangent, retain_graph=True
+            )
+            own = torch.autograd.grad(found, list(norm.parameters()), cotangent, retain_graph=True)
             for a, b in zip(own, wanted, strict=True):
                 assert_close(a, b)
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from passband.ops.conv_block.derivative import differentiable_once
 from passband.ops.spectral.frame import Frame, self_conjugate_bins
 from passband.ops.tracing import is_transformed
 from passband.spectrum.band import Band
@@ -117,6 +118,7 @@ class _Product(torch.autograd.Function):
         return made[0] if len(made) == 1 else torch.cat(made, 1)
 
     @staticmethod
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> Any:
         spectrum, weight, matrix = ctx.saved_tensors
         groups, (needs_spectrum, needs_weight) = ctx.groups, ctx.needs_input_grad[:2]
