@@ -1,15 +1,77 @@
 """SpecNet's layers under torch's tools: second derivatives, torch.compile, torch.func."""
 
+import copy
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+import passband as pb
 from passband.nn.specnet import SpectralConv2d
 from passband.nn.spectral_block import dense_block
 from passband.nn.spectral_map import SpectralMap
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import store
-from tests.support import random
+from tests.support import assert_close, random
+
+
+class Network(nn.Module):
+    """A sum, a dense block with batch norm, and global pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = (nn.Conv2d(c, 4, 3, padding=1) for c in (3, 4))
+        self.inner = nn.ModuleList(nn.Conv2d(c, 4, 3, padding=1) for c in (4, 8))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in self.inner)
+        self.relu, self.linear = nn.ReLU(), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.relu(self.first(x))
+        x = self.relu(x + self.second(x))
+        for conv, norm in zip(self.inner, self.norms, strict=True):
+            x = torch.cat([x, self.relu(norm(conv(x)))], 1)
+        return self.linear(x.mean((2, 3)))
+
+
+CONFIGS = {
+    "map": pb.SpecNet(0.3, activation="relu", pool="max", batch_norm="keep"),
+    "spectrum": pb.SpecNet(0.3),
+}
+
+
+def converted(name: str) -> nn.Module:
+    model = Network()
+    pb.convert(model, CONFIGS[name])
+    return model
+
+
+def gradients(model: nn.Module, x: Tensor, run: Any) -> list[Tensor]:
+    model.zero_grad()
+    output = run(x)
+    output.square().sum().backward()
+    return [output, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+# what the compiler looks at behind a break of its own
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_layers_run_eagerly_between_compiled_graphs(name: str, backend: str) -> None:
+    torch.compiler.reset()
+    model = converted(name)
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(model, backend=backend)
+    for batch in (9, 5):
+        x = random(batch, 3, 8, 8, dtype=torch.float32)
+        found, expected = gradients(model, x, compiled), gradients(twin, x, twin)
+        assert len(found) == len(expected) == 1 + len(list(model.parameters()))
+        for own, other in zip(found, expected, strict=True):
+            assert_close(own, other, 1e-6)  # the same operators, in batch norm perhaps another sum
+    with torch.no_grad():
+        assert_close(compiled(x), twin(x), 1e-6)
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("where", ["stage", "batch norm", "block", "spectrum"])
@@ -26,5 +88,5 @@ def test_second_derivative_is_a_clear_error(where: str) -> None:
         layer.norm = (nn.BatchNorm2d(3, dtype=torch.float64),) if where == "batch norm" else ()
         maps = layer(maps)
     spectrum = maps.spectrum()
-    with pytest.raises(RuntimeError, match="create_graph=True, but .* are differentiable once"):
+    with pytest.raises(RuntimeError, match=r"create_graph=True, but .* are differentiable once"):
         torch.autograd.grad(spectrum.sum(), x, create_graph=True)

@@ -17,7 +17,7 @@ from passband.ops.spectral.on_map import MAP_ACTIVATIONS
 from passband.ops.spectral.pointwise import ODD_ACTIVATIONS, activate, threshold
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import Source, StoredSpectrum, run_stage, store
-from passband.ops.tracing import is_transformed
+from passband.ops.tracing import STORES, is_transformed, run_uncompiled
 from passband.spectrum.packed import check_storage
 
 ACTIVATIONS = (*ODD_ACTIVATIONS, *MAP_ACTIVATIONS)
@@ -126,6 +126,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         """Whether the activation is evaluated on the map."""
         return self.activation in MAP_ACTIVATIONS
 
+    @run_uncompiled(STORES)
     def forward(self, input: Tensor | SpectralMap) -> SpectralMap:
         """From maps (B, C, n1, ..) or spectra of them to spectra.
 
@@ -359,6 +360,7 @@ class SpectralThreshold(nn.Module):
         check_stage_arguments(beta, None, "spectral", False, "float32")
         self.beta = float(beta)
 
+    @run_uncompiled(STORES)
     def forward(self, maps: SpectralMap) -> SpectralMap:
         """From spectra to spectra."""
         return SpectralMap.dense(maps.frame, threshold(maps.spectrum(), self.beta))
@@ -388,6 +390,7 @@ class SpectralActivation(nn.Module):
         scale = None if channels is None else nn.Parameter(torch.ones(channels))
         self.register_parameter("scale", scale)
 
+    @run_uncompiled(STORES)
     def forward(self, maps: SpectralMap) -> SpectralMap:
         """From spectra to spectra."""
         if self.name in MAP_ACTIVATIONS:
@@ -415,6 +418,7 @@ class SpectralPool(nn.Module):
         check_stage_arguments(0.0, None, mode, False, "float32")
         self.factor, self.mode = factor, mode
 
+    @run_uncompiled(STORES)
     def forward(self, maps: SpectralMap) -> SpectralMap:
         """From spectra to spectra of smaller maps."""
         factor = per_axis("factor", self.factor, len(maps.frame.size), 1)

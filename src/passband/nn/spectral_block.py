@@ -14,13 +14,19 @@ from passband.ops.spectral.block import Block, BlockStage, Reader, run_block
 from passband.ops.spectral.codec import SPECTRA, Maps
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import StoredSpectrum, store
-from passband.ops.tracing import is_evaluated_eagerly, is_transformed
+from passband.ops.tracing import (
+    STORES,
+    is_evaluated_eagerly,
+    is_transformed,
+    run_uncompiled,
+)
 
 MAP_BYTES, SPECTRUM_BYTES = 6 << 20, 12 << 20
 """What all channels of the images in work should not exceed, as maps, and as spectra: then every
 few images, filters are transformed."""
 
 
+@run_uncompiled(STORES)
 def dense_block(
     maps: SpectralMap, layers: Sequence[SpectralConv], last: SpectralConv | None = None
 ) -> SpectralMap:

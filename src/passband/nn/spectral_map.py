@@ -12,6 +12,7 @@ from passband.ops.spectral.frame import Frame
 from passband.ops.spectral.on_map import OnMap
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import StoredSpectrum, run_to_dense
+from passband.ops.tracing import STORES, run_uncompiled
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class SpectralMap:
     pieces: tuple[Piece, ...]
 
     @classmethod
+    @run_uncompiled(STORES)
     def of(cls, maps: Tensor, compression: float | None = None) -> "SpectralMap":
         """The spectra of maps (B, C, n1, ..), of a band that discards a fraction `compression`."""
         frame = Frame.of(maps.shape[2:], compression=compression)
@@ -142,6 +144,7 @@ class SpectralMap:
         (form, *others) = forms
         return Frame.of(form.size) if others or form.then is not None else form.frame
 
+    @run_uncompiled(STORES)
     def spectrum(self) -> Tensor:
         """The dense spectrum (2, F, B, C) in `frame`, differentiable."""
         frame = self.frame
@@ -151,11 +154,13 @@ class SpectralMap:
         ]
         return dense[0] if len(dense) == 1 else torch.cat(dense, 3)
 
+    @run_uncompiled(STORES)
     def to_map(self) -> Tensor:
         """The maps (B, C, n1, ..)."""
         maps = [piece.to_map() for piece in self.pieces]
         return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
 
+    @run_uncompiled(STORES)
     def mean(self) -> Tensor:
         """The means over all points, (B, C): global average pooling.
 
@@ -180,6 +185,7 @@ class SpectralMap:
             _check_size(maps[0], other)
         return SpectralMap(tuple(piece for m in maps for piece in m.pieces))
 
+    @run_uncompiled(STORES)
     def __add__(self, other: "SpectralMap") -> "SpectralMap":
         """The sum, which is that of the spectra."""
         _check_size(self, other)
