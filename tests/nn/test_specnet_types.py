@@ -1,10 +1,46 @@
 """SpecNet's layers in other types than float32, and under autocast."""
 
+import pytest
 import torch
 from torch import nn
 
 from passband.nn.specnet import SpectralConv2d
-from tests.support import random, relative_error
+from passband.nn.spectral_map import SpectralMap
+from tests.support import assert_close, random, relative_error
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)  # float32: by kernels
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("activation", ["identity", "relu", "spectral-tanh"])
+@pytest.mark.parametrize("batch", [3, 9])
+def test_maps_have_memory_of_their_own(
+    dtype: torch.dtype, grad: bool, activation: str, batch: int
+) -> None:
+    layer = SpectralConv2d(2, 3, 3, padding=1, activation=activation, dtype=dtype)
+    x = random(batch, 2, 6, 5, dtype=dtype)
+    for given in (layer(x), SpectralMap.of(x)):
+        with torch.set_grad_enabled(grad):
+            maps = given.to_map()
+        flat = maps.view(batch, -1)
+        expected = maps.detach().clone().relu()
+        maps.relu_()
+        assert torch.equal(maps, expected)
+        assert torch.equal(flat, expected.flatten(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_maps_are_changed_in_place_before_they_are_differentiated(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layers = [SpectralConv2d(2, 3, 3, padding=1, activation="identity", dtype=dtype) for _ in "ab"]
+    x = random(3, 2, 6, 5, dtype=dtype)
+    found = (layers[0](x) + layers[1](x)).to_map()
+    expected = (layers[0].to_conv()(x) + layers[1].to_conv()(x)).relu()
+    weights = [layer.weight for layer in layers]
+    wanted = torch.autograd.grad(expected.square().sum(), weights)
+    for own, other in zip(
+        torch.autograd.grad(found.relu_().square().sum(), weights), wanted, strict=True
+    ):
+        assert_close(own, other)
 
 
 def test_eight_bits_under_autocast() -> None:

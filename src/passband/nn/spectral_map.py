@@ -156,9 +156,12 @@ class SpectralMap:
 
     @run_uncompiled(STORES)
     def to_map(self) -> Tensor:
-        """The maps (B, C, n1, ..)."""
+        """The maps (B, C, n1, ..), in memory of their own."""
         maps = [piece.to_map() for piece in self.pieces]
-        return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+        joined = maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+        if joined._is_view() or not joined.is_contiguous():  # what torch's operators may give
+            joined = joined.clone(memory_format=torch.contiguous_format)
+        return joined
 
     @run_uncompiled(STORES)
     def mean(self) -> Tensor:
