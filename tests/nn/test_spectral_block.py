@@ -210,3 +210,24 @@ def test_what_the_threshold_left_in_the_padding_counts(blocks: list[Any]) -> Non
     for layer in layers:
         maps = SpectralMap.cat([maps, layer(maps)])
     assert_close(found, maps.to_map())
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("tracks", [True, False])
+def test_statistics_are_those_of_the_batch_whatever_the_layers_mode(
+    tracks: bool, grad: bool, blocks: list[Any]
+) -> None:
+    model = Layers("batch norm").eval()
+    if tracks:
+        model.norms.train()
+    else:
+        for norm in model.norms:
+            norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
+    other = model.one_by_one()
+    x = random(19, 2, 7, 6)
+    with torch.set_grad_enabled(grad):
+        found, expected = model(x).to_map(), other(x).to_map()
+    assert blocks
+    assert_close(found, expected)
+    for name, buffer in model.named_buffers():
+        assert_close(buffer.double(), dict(other.named_buffers())[name].double())

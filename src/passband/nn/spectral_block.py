@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from passband.nn.fused_parts import takes_batch_statistics
 from passband.nn.probes import has_other_hooks
 from passband.nn.specnet import SpectralConv, differentiates, tracked_tensors
 from passband.nn.spectral_map import Form, Piece, SpectralMap
@@ -134,7 +135,7 @@ def _block(
         layers[0].storage,
         layers[0].threshold > 0,
         layers[0].passes_gradients,
-        splits=not any(layer.norm and layer.training for layer in layers),
+        splits=not any(takes_batch_statistics(norm) for layer in layers for norm in layer.norm),
         image_bytes=layers[0].weight.element_size() * channels * max(points),
         dense_bytes=MAP_BYTES if on_map else SPECTRUM_BYTES,
     )
