@@ -231,3 +231,25 @@ def test_statistics_are_those_of_the_batch_whatever_the_layers_mode(
     assert_close(found, expected)
     for name, buffer in model.named_buffers():
         assert_close(buffer.double(), dict(other.named_buffers())[name].double())
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_way_back_is_that_of_the_forward_pass(
+    training: bool, together: bool, blocks: list[Any]
+) -> None:
+    """Whatever is done to the model in between: another mode, and running statistics."""
+    model = Layers("batch norm").train(training)
+    twin = copy.deepcopy(model)
+    model = model if together else model.one_by_one()
+    x = random(19, 2, 7, 6)
+    found, expected = model(x).to_map(), twin(x).to_map()
+    model.train(not training)
+    with torch.no_grad():
+        model(x + 1)
+    weights = [[layer.weight for layer in (m.before, m.last)] for m in (model, twin)]
+    wanted = torch.autograd.grad(expected.square().sum(), weights[1])
+    own = torch.autograd.grad(found.square().sum(), weights[0])
+    assert len(blocks) == (3 if together else 1)
+    for a, b in zip(own, wanted, strict=True):
+        assert_close(a, b)

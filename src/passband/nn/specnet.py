@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passband.nn.fused_parts import norm_call
+from passband.nn.fused_parts import norm_call, takes_batch_statistics
 from passband.nn.spectral_map import Piece, SpectralMap
 from passband.nn.spectral_stage import SpectralStage
 from passband.ops.band_limited_conv.geometry import per_axis
@@ -179,7 +179,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
                 function = NormalisedFunction(
                     stage.convolve, call, stage.finish, splits_channels=stage.layer.groups == 1
                 )
-                *others, gamma, beta = parameters
+                *others, gamma, beta, _, _ = parameters
                 return run_normalised_stage(function, sources, others, gamma, beta, options)
         return run_stage(stage.compute, sources, parameters, options)
 
@@ -191,9 +191,18 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         return SpectralStage(self, forms, channels, tuple(input.shape[2:]))
 
     def stage_parameters(self) -> list[Tensor | None]:
-        """All that the stage is differentiated by: filters, bias, scale, and batch norm's."""
-        norms = [p for norm in self.norm for p in (norm.weight, norm.bias)]
-        return [self.weight, self.bias, self.scale, *norms]
+        """All tensors that the stage uses: filters, bias, scale, and batch norm's.
+
+        Those are its parameters, and the running mean and variance as they are in this call, where
+        it takes them; None where it takes the batch's own.
+        """
+        of_norm: list[Tensor | None] = []
+        for norm in self.norm:
+            running = (norm.running_mean, norm.running_var)
+            if takes_batch_statistics(norm):
+                running = (None, None)
+            of_norm += [norm.weight, norm.bias, *(r if r is None else r.clone() for r in running)]
+        return [self.weight, self.bias, self.scale, *of_norm]
 
     def to_conv(self) -> nn.Module:
         """The torch convolution with this layer's parameters (the same objects), hooks and mode."""
