@@ -174,7 +174,7 @@ def test_what_is_kept_is_the_packed_spectrum(activation: str, norm: bool) -> Non
     x = random(16, 3, 16, 16, dtype=torch.float32)
     results: list[SpectralMap] = []
     for layer in model:
-        layer.norm = (nn.BatchNorm2d(8),) if norm else ()
+        layer.norm_place = (nn.ModuleList([nn.BatchNorm2d(8)]), "0") if norm else None
         layer.register_forward_hook(lambda _, __, result: results.append(result))
     parameters = nn.ModuleList([model, *(n for layer in model for n in layer.norm)])
     with SavedBytes(parameters) as saved:
@@ -210,7 +210,7 @@ def test_batch_norm_over_groups_of_images(
     norms = [nn.BatchNorm2d(c, affine=affine, dtype=torch.float64) for c in (4, 3)]
     plain = nn.Sequential()
     for layer, norm in zip(layers, norms, strict=True):
-        layer.norm = (norm,)
+        layer.norm_place = (nn.ModuleList([norm]), "0")
         plain += nn.Sequential(layer.to_conv(), copy.deepcopy(norm), nn.ReLU())
     plain.insert(3, nn.MaxPool2d(2))
     x = random(19, 2, 6, 6).requires_grad_()
@@ -246,7 +246,7 @@ def normalised_gradients(
     norm = nn.BatchNorm2d(6)
     norm.weight.data[: len(gammas)] = torch.tensor(gammas)
     nn.init.uniform_(norm.bias, -0.3, 0.3)
-    layer.norm = (norm,)
+    layer.norm_place = (nn.ModuleList([norm]), "0")
     x = random(19, 4, 8, 8, dtype=torch.float32).requires_grad_()
     maps = layer(x).to_map()
     (maps * random(*maps.shape, dtype=torch.float32, seed=9)).sum().backward()
@@ -299,7 +299,7 @@ def test_batch_norm_goes_back_by_what_is_stored(
 
 def test_batch_norm_of_a_single_value() -> None:
     layer = SpectralConv2d(2, 4, 1, activation="relu")
-    layer.norm = (nn.BatchNorm2d(4),)
+    layer.norm_place = (nn.ModuleList([nn.BatchNorm2d(4)]), "0")
     with pytest.raises(ValueError, match="more than one value of each channel"):
         layer(torch.randn(1, 2, 1, 1))
 
@@ -394,7 +394,7 @@ def test_straight_through_gradients(
     norms = [nn.BatchNorm2d(4, dtype=dtype) for _ in layers]
     if norm:
         for layer, own in zip(layers, norms, strict=True):
-            layer.norm = (own,)
+            layer.norm_place = (nn.ModuleList([own]), "0")
             nn.init.uniform_(own.weight, 0.5, 1.5)
             nn.init.uniform_(own.bias)
     x = random(11, 3, 6, 6, dtype=dtype).requires_grad_()

@@ -54,6 +54,32 @@ def gradients(model: nn.Module, x: Tensor, run: Any) -> list[Tensor]:
     return [output, *(p.grad for p in model.parameters() if p.grad is not None)]
 
 
+def test_batch_norm_is_the_one_that_the_model_has() -> None:
+    """Also where it is another one than at conversion."""
+    model = converted("map").train()
+    twin = copy.deepcopy(model).double()
+    keys = set(model.state_dict())
+    synchronised: Any = nn.SyncBatchNorm.convert_sync_batchnorm(model).double()
+    assert set(synchronised.state_dict()) == keys
+    for conv, norm, other in zip(
+        synchronised.inner, synchronised.norms, twin.get_submodule("norms"), strict=True
+    ):
+        assert conv.norm == (norm,)
+        assert conv.norm != (other,)
+    x = random(9, 3, 8, 8)
+    found, expected = (gradients(m, x, m) for m in (synchronised, twin))
+    for own, twins in zip(found, expected, strict=True):
+        assert_close(own, twins, 1e-9)  # batch norm's sums cancel in the convolutions' biases
+    for name, buffer in twin.named_buffers():
+        assert_close(dict(synchronised.named_buffers())[name].double(), buffer.double())
+    synchronised.norms[0], synchronised.norms[1] = nn.Identity(), nn.Tanh()
+    assert synchronised.inner[0].norm == ()
+    with pytest.raises(
+        TypeError, match="'1' is of type Tanh, allowed are batch norms and Identity"
+    ):
+        synchronised(x)
+
+
 # what the compiler looks at behind a break of its own
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -85,7 +111,8 @@ def test_second_derivative_is_a_clear_error(where: str) -> None:
     elif where == "block":
         maps = dense_block(maps, [layer])
     else:
-        layer.norm = (nn.BatchNorm2d(3, dtype=torch.float64),) if where == "batch norm" else ()
+        if where == "batch norm":
+            layer.norm_place = (nn.ModuleList([nn.BatchNorm2d(3, dtype=torch.float64)]), "0")
         maps = layer(maps)
     spectrum = maps.spectrum()
     with pytest.raises(RuntimeError, match=r"create_graph=True, but .* are differentiable once"):

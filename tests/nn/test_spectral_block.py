@@ -64,8 +64,8 @@ class Layers(nn.Module):
         if name.startswith("batch norm"):
             for layer in (self.before, *self.inner, self.last):
                 norm = nn.BatchNorm2d(layer.out_channels, dtype=torch.float64)
+                layer.norm_place = (self.norms, str(len(self.norms)))
                 self.norms.append(norm)
-                layer.norm = (norm,)
 
     def forward(self, x: Tensor, with_last: bool = True) -> SpectralMap:
         inner: list[SpectralConv] = list(self.inner)  # type: ignore[arg-type]
@@ -106,10 +106,7 @@ def test_the_same_as_one_by_one(name: str, with_last: bool, blocks: list[Any]) -
 
 def test_synchronised_batch_norm_runs_one_by_one(blocks: list[Any]) -> None:
     model, synchronised = Layers("batch norm"), Layers("batch norm")
-    synchronised.norms = nn.SyncBatchNorm.convert_sync_batchnorm(synchronised.norms)
-    layers = (synchronised.before, *synchronised.inner, synchronised.last)
-    for layer, norm in zip(layers, synchronised.norms, strict=True):
-        layer.norm = (norm,)
+    nn.SyncBatchNorm.convert_sync_batchnorm(synchronised)
     x = random(19, 2, 7, 6)
     found = results(synchronised, x, True)
     assert not blocks

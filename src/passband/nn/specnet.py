@@ -115,7 +115,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         self.activation_first = order == "activation-first"
         self.passes_gradients = gradient == "straight-through"
         self.next_padding: tuple[tuple[int, int], ...] = ((0, 0),) * axes
-        self.norm: tuple[nn.modules.batchnorm._BatchNorm, ...] = ()  # not a submodule of this one
+        self.norm_place: tuple[nn.Module, str] | None = None
         scale = torch.ones_like(self.weight[:, 0].flatten(1)[:, 0]) if learned_scale else None
         self.register_parameter("scale", None if scale is None else nn.Parameter(scale))
         if not self.on_map:
@@ -125,6 +125,28 @@ class _SpectralConv(nn.modules.conv._ConvNd):
     def on_map(self) -> bool:
         """Whether the activation is evaluated on the map."""
         return self.activation in MAP_ACTIVATIONS
+
+    @property
+    def norm(self) -> tuple[nn.modules.batchnorm._BatchNorm, ...]:
+        """The batch norm after the convolution, if there is one.
+
+        It belongs to another module, `norm_place`, which may be given another one.
+
+        Raises:
+            TypeError: What is in its place is no batch norm.
+        """
+        if self.norm_place is None:
+            return ()
+        owner, name = self.norm_place
+        norm = owner._modules.get(name)
+        if isinstance(norm, nn.Identity):
+            return ()
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            raise TypeError(
+                f"after a layer of SpecNet, {name!r} is of type {type(norm).__name__}, allowed are "
+                "batch norms and Identity: revert the model before you change its layers"
+            )
+        return (norm,)
 
     @run_uncompiled(STORES)
     def forward(self, input: Tensor | SpectralMap) -> SpectralMap:
@@ -209,7 +231,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         conv = self._native.__new__(self._native)
         own = {
             *("threshold", "activation", "pool", "pool_mode", "compression", "storage"),
-            *("next_padding", "norm", "activation_first", "passes_gradients"),
+            *("next_padding", "norm_place", "activation_first", "passes_gradients"),
         }
         conv.__dict__.update({k: v for k, v in self.__dict__.items() if k not in own})
         conv._parameters = {k: v for k, v in self._parameters.items() if k != "scale"}

@@ -53,7 +53,10 @@ class StageLayer(Protocol):
     activation_first: bool
     passes_gradients: bool
     next_padding: tuple[tuple[int, int], ...]
-    norm: tuple[nn.modules.batchnorm._BatchNorm, ...]
+
+    @property
+    def norm(self) -> tuple[nn.modules.batchnorm._BatchNorm, ...]:
+        """The batch norm after the convolution, if there is one."""
 
     @property
     def on_map(self) -> bool:
