@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 import passband as pb
 from passband.nn.specnet import SpectralConv2d
@@ -52,6 +53,35 @@ def gradients(model: nn.Module, x: Tensor, run: Any) -> list[Tensor]:
     output = run(x)
     output.square().sum().backward()
     return [output, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+# Forward mode compiles some of torch's own derivatives by what torch itself deprecates.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+@pytest.mark.parametrize("pool", ["spectral", "average", "stride"])
+@pytest.mark.parametrize("activation", ["relu", "spectral-tanh"])
+def test_transforms_of_functions(activation: str, pool: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 3, padding=1)
+    ).double()
+    pb.convert(model, pb.SpecNet(0.1, activation=activation, pool=pool))
+    x = random(3, 3, 6, 4)
+    output = model(x)
+    names = [name for name, _ in model.named_parameters()]
+    expected = torch.autograd.grad(output.square().sum(), list(model.parameters()))
+    values = {name: p.detach() for name, p in model.named_parameters()}
+    found = grad(lambda p: functional_call(model, p, x).square().sum())(values)
+    for name, other in zip(names, expected, strict=True):
+        assert_close(found[name], other)
+    assert_close(vmap(lambda one: model(one[None])[0])(x), output)
+    with torch.no_grad():
+        assert_close(vmap(lambda one: model(one[None])[0])(x), output)
+    jacobian = jacrev(model)(x)
+    direction = random(*x.shape, seed=1)
+    assert_close(jvp(model, (x,), (direction,))[1], torch.tensordot(jacobian, direction, 4))
+    y = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(model(y).sum(), y)
+    assert_close(jacobian.sum((0, 1, 2, 3)), slope)
 
 
 def test_batch_norm_is_the_one_that_the_model_has() -> None:

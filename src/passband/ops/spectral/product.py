@@ -80,7 +80,8 @@ def spectral_conv(
 
 def _active(spectrum: Tensor) -> Tensor | None:
     """The frequencies that are not zero throughout, where leaving out the others pays."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    recorded = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
+    if recorded or is_transformed():
         return None  # what is recorded must not depend on values
     numbers = spectrum.detach().flatten(2)
     if numbers.shape[2] == 0:
