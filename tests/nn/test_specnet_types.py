@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import passband as pb
 from passband.nn.specnet import SpectralConv2d
 from passband.nn.spectral_map import SpectralMap
 from tests.support import assert_close, random, relative_error
@@ -56,3 +57,25 @@ def test_eight_bits_under_autocast() -> None:
         found = model(x).to_map()
     # two layers, each half a step of 1/127 of the largest value, and bfloat16's roundoff of 1/256
     assert relative_error(found, expected) < 0.03
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("activation", ["relu", "spectral-tanh"])
+def test_a_batch_without_images(activation: str, storage: str, dtype: torch.dtype) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1),
+        nn.ReLU(), nn.Flatten(), nn.Linear(256, 2),
+    ).to(dtype)  # fmt: skip
+    norms = "keep" if activation == "relu" else "remove"
+    config = pb.SpecNet(0.1, activation=activation, storage=storage, batch_norm=norms)
+    pb.convert(model, config)
+    x = torch.zeros(0, 3, 8, 8, dtype=dtype)
+    output = model(x)
+    assert output.shape == model.eval()(x).shape == (0, 2)
+    output.sum().backward()
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        assert not parameter.grad.any()
+    for buffer in model.buffers():
+        assert buffer.isfinite().all()

@@ -177,7 +177,8 @@ class _SpectralConv(nn.modules.conv._ConvNd):
             else store(spectrum, options)
             for spectrum in given
         ]
-        return SpectralMap((Piece(stage.form, self._run(stage, sources, parameters, options)),))
+        result = self._run(stage, sources, parameters, options, input.shape[0])
+        return SpectralMap((Piece(stage.form, result),))
 
     def threshold_for(self, input: Tensor | SpectralMap, density: float) -> float:
         """The threshold at which a fraction of the coefficients that it is given is kept."""
@@ -194,12 +195,15 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         sources: Sequence[Source],
         parameters: Sequence[Tensor | None],
         options: StageOptions,
+        batch: int,
     ) -> StoredSpectrum:
         for norm in stage.layer.norm:
-            call = norm_call(norm)
-            if call.batch_statistics:
+            if takes_batch_statistics(norm) and batch > 0:  # of nothing, torch's own takes none
                 function = NormalisedFunction(
-                    stage.convolve, call, stage.finish, splits_channels=stage.layer.groups == 1
+                    stage.convolve,
+                    norm_call(norm),
+                    stage.finish,
+                    splits_channels=stage.layer.groups == 1,
                 )
                 *others, gamma, beta, _, _ = parameters
                 return run_normalised_stage(function, sources, others, gamma, beta, options)

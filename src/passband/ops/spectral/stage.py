@@ -63,7 +63,7 @@ class StoredSpectrum:
     @property
     def density(self) -> float:
         """Fraction of the coefficients that is kept."""
-        return sum(u.density * u.shape[2] for u in self.units) / self.batch
+        return sum(u.density * u.shape[2] for u in self.units) / max(1, self.batch)
 
     def dense(self) -> Tensor:
         """The spectrum (2, F, B, C), differentiable."""
