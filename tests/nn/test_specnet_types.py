@@ -79,3 +79,37 @@ def test_a_batch_without_images(activation: str, storage: str, dtype: torch.dtyp
         assert not parameter.grad.any()
     for buffer in model.buffers():
         assert buffer.isfinite().all()
+
+
+@pytest.mark.parametrize("activation", ["relu", "spectral-tanh"])
+def test_an_input_of_another_type_is_refused(activation: str) -> None:
+    layer = SpectralConv2d(3, 4, 3, padding=1, activation=activation)
+    x = random(2, 3, 8, 8)
+    for dtype in (torch.float64, torch.float16, torch.uint8, torch.complex64):
+        message = f"input is {dtype}, but weights are torch.float32: use input.to"
+        with pytest.raises(TypeError, match=message):
+            layer(x.to(dtype))
+    with pytest.raises(TypeError, match=r"input is torch.float64, but weights are torch.float32"):
+        layer(SpectralMap.of(x))
+    with pytest.raises(TypeError, match="input is of type ndarray, allowed are tensors and"):
+        layer(x.numpy())
+    with pytest.raises(TypeError, match=r"weights are torch.bfloat16, .* use torch.autocast"):
+        layer.bfloat16()(x.bfloat16())
+    with pytest.raises(ValueError, match=r"maps have shape \(8, 8\), allowed is \(B, C, n1, ..\)"):
+        SpectralMap.of(x[0, 0])
+    with pytest.raises(TypeError, match=r"maps are torch.uint8, allowed are real floating types"):
+        SpectralMap.of(x.byte())
+
+
+def test_sums_with_numbers_and_by_broadcasting() -> None:
+    x, y = random(2, 3, 6, 5), random(1, 3, 1, 1, seed=1)
+    maps = SpectralMap.of(x)
+    for found, expected in [
+        (maps + 2, x + 2), (2.5 + maps, x + 2.5), (maps + y, x + y), (y + maps, x + y),
+        (maps + SpectralMap.of(y), x + y), (SpectralMap.of(x[:1, :1]) + maps, x + x[:1, :1]),
+        (sum([maps, maps]), 2 * x),
+    ]:  # fmt: skip
+        assert isinstance(found, SpectralMap)
+        assert_close(found.to_map(), expected)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        maps + "1"

@@ -11,6 +11,7 @@ from passband.nn.fused_parts import norm_call, takes_batch_statistics
 from passband.nn.spectral_map import Piece, SpectralMap
 from passband.nn.spectral_stage import SpectralStage
 from passband.ops.band_limited_conv.geometry import per_axis
+from passband.ops.band_limited_conv.layout import is_under_autocast
 from passband.ops.spectral import resample
 from passband.ops.spectral.normalised_stage import NormalisedFunction, run_normalised_stage
 from passband.ops.spectral.on_map import MAP_ACTIVATIONS
@@ -153,10 +154,11 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         """From maps (B, C, n1, ..) or spectra of them to spectra.
 
         Raises:
+            TypeError: The input is neither, or of another type than the filters.
             ValueError: The number of channels or axes is another one, or a stride does not divide
                 the points.
         """
-        self._check_input(tuple(input.shape))
+        self.check_input(input)
         parameters = self.stage_parameters()
         stage = self._stage(input)
         given = _spectra(input)
@@ -275,8 +277,27 @@ class _SpectralConv(nn.modules.conv._ConvNd):
     def _span(self) -> tuple[int, ...]:
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
 
-    def _check_input(self, shape: tuple[int, ...]) -> None:
-        axes = len(self.kernel_size)
+    def _check_type(self, input: Tensor | SpectralMap) -> None:
+        own, given = self.weight.dtype, input.dtype
+        if own not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"weights are {own}, allowed in a SpecNet are float32 and float64: for half "
+                "precision use torch.autocast"
+            )
+        # a spectrum of maps in half precision is float32, and under autocast may be less
+        may_differ = isinstance(input, SpectralMap) or is_under_autocast(self.weight.device)
+        both_short = given.is_floating_point and torch.float64 not in (own, given)
+        if given != own and not (may_differ and both_short):
+            raise TypeError(f"input is {given}, but weights are {own}: use input.to({own})")
+
+    def check_input(self, input: Tensor | SpectralMap) -> None:
+        """Check type and shape of what the layer is given; see `forward`."""
+        if not isinstance(input, (Tensor, SpectralMap)):
+            raise TypeError(
+                f"input is of type {type(input).__name__}, allowed are tensors and SpectralMap"
+            )
+        self._check_type(input)
+        axes, shape = len(self.kernel_size), tuple(input.shape)
         if len(shape) != axes + 2:
             raise ValueError(f"input has shape {shape}, allowed are {axes + 2} axes")
         if shape[1] != self.in_channels:

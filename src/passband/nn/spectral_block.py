@@ -50,6 +50,8 @@ def dense_block(
         >>> dense_block(maps, layers).shape
         (4, 7, 8, 8)
     """
+    if layers:
+        layers[0].check_input(maps)
     if layers and _reads_the_padding([piece.form for piece in maps.pieces], layers[0]):
         first, *layers = layers
         maps = SpectralMap.cat([maps, first(maps)])

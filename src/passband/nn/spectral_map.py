@@ -110,7 +110,16 @@ class SpectralMap:
     @classmethod
     @run_uncompiled(STORES)
     def of(cls, maps: Tensor, compression: float | None = None) -> "SpectralMap":
-        """The spectra of maps (B, C, n1, ..), of a band that discards a fraction `compression`."""
+        """The spectra of maps (B, C, n1, ..), of a band that discards a fraction `compression`.
+
+        Raises:
+            TypeError: The maps are of no real floating type.
+            ValueError: They have no spatial axis.
+        """
+        if not maps.is_floating_point():
+            raise TypeError(f"maps are {maps.dtype}, allowed are real floating types")
+        if maps.dim() < 3:
+            raise ValueError(f"maps have shape {tuple(maps.shape)}, allowed is (B, C, n1, ..)")
         frame = Frame.of(maps.shape[2:], compression=compression)
         return cls.dense(frame, frame.from_map(maps))
 
@@ -124,6 +133,12 @@ class SpectralMap:
         """That of the maps, (B, C, n1, ..)."""
         first = self.pieces[0]
         return (first.batch, sum(piece.channels for piece in self.pieces), *first.form.size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the spectra; of the first, if they are of several."""
+        spectrum = self.pieces[0].spectrum
+        return spectrum.dtype if isinstance(spectrum, Tensor) else spectrum.units[0].dtype
 
     @property
     def stored_bytes(self) -> int:
@@ -189,12 +204,17 @@ class SpectralMap:
         return SpectralMap(tuple(piece for m in maps for piece in m.pieces))
 
     @run_uncompiled(STORES)
-    def __add__(self, other: "SpectralMap") -> "SpectralMap":
-        """The sum, which is that of the spectra."""
-        _check_size(self, other)
-        if self.frame == other.frame:
+    def __add__(self, other: "SpectralMap | Tensor | float") -> "SpectralMap":
+        """The sum: of maps alike that of the spectra; of others, and of numbers, by the maps."""
+        if not isinstance(other, (SpectralMap, Tensor, int, float)):
+            return NotImplemented
+        if not isinstance(other, SpectralMap):
+            return SpectralMap.of(self.to_map() + other)
+        if self.shape == other.shape and self.frame == other.frame:
             return SpectralMap.dense(self.frame, self.spectrum() + other.spectrum())
         return SpectralMap.of(self.to_map() + other.to_map())
+
+    __radd__ = __add__
 
 
 def _check_size(first: SpectralMap, other: SpectralMap) -> None:
