@@ -11,13 +11,8 @@ from torch import Tensor, nn
 
 from passband.measure.memory import SavedBytes
 from passband.nn import specnet
-from passband.nn.specnet import (
-    SpectralActivation,
-    SpectralConv1d,
-    SpectralConv2d,
-    SpectralPool,
-    SpectralThreshold,
-)
+from passband.nn.specnet import SpectralConv1d, SpectralConv2d
+from passband.nn.spectral_layers import SpectralActivation, SpectralPool, SpectralThreshold
 from passband.nn.spectral_map import SpectralMap
 from passband.ops.spectral import normalised_stage
 from passband.ops.spectral.frame import self_conjugate_bins
