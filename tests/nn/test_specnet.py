@@ -11,13 +11,8 @@ from torch import Tensor, nn
 
 from passband.measure.memory import SavedBytes
 from passband.nn import specnet
-from passband.nn.specnet import (
-    SpectralActivation,
-    SpectralConv1d,
-    SpectralConv2d,
-    SpectralPool,
-    SpectralThreshold,
-)
+from passband.nn.specnet import SpectralConv1d, SpectralConv2d
+from passband.nn.spectral_layers import SpectralActivation, SpectralPool, SpectralThreshold
 from passband.nn.spectral_map import SpectralMap
 from passband.ops.spectral import normalised_stage
 from passband.ops.spectral.frame import self_conjugate_bins
@@ -174,7 +169,7 @@ def test_what_is_kept_is_the_packed_spectrum(activation: str, norm: bool) -> Non
     x = random(16, 3, 16, 16, dtype=torch.float32)
     results: list[SpectralMap] = []
     for layer in model:
-        layer.norm = (nn.BatchNorm2d(8),) if norm else ()
+        layer.norm_place = (nn.ModuleList([nn.BatchNorm2d(8)]), "0") if norm else None
         layer.register_forward_hook(lambda _, __, result: results.append(result))
     parameters = nn.ModuleList([model, *(n for layer in model for n in layer.norm)])
     with SavedBytes(parameters) as saved:
@@ -210,7 +205,7 @@ def test_batch_norm_over_groups_of_images(
     norms = [nn.BatchNorm2d(c, affine=affine, dtype=torch.float64) for c in (4, 3)]
     plain = nn.Sequential()
     for layer, norm in zip(layers, norms, strict=True):
-        layer.norm = (norm,)
+        layer.norm_place = (nn.ModuleList([norm]), "0")
         plain += nn.Sequential(layer.to_conv(), copy.deepcopy(norm), nn.ReLU())
     plain.insert(3, nn.MaxPool2d(2))
     x = random(19, 2, 6, 6).requires_grad_()
@@ -228,8 +223,10 @@ def test_batch_norm_over_groups_of_images(
         assert_close(norm.running_mean, twin.running_mean)
         assert_close(norm.running_var, twin.running_var)
         if affine:
-            wanted = torch.autograd.grad(expected, list(twin.parameters()), cotangent, None, True)
-            own = torch.autograd.grad(found, list(norm.parameters()), cotangent, None, True)
+            wanted = torch.autograd.grad(
+                expected, list(twin.parameters()), cotangent, retain_graph=True
+            )
+            own = torch.autograd.grad(found, list(norm.parameters()), cotangent, retain_graph=True)
             for a, b in zip(own, wanted, strict=True):
                 assert_close(a, b)
 
@@ -244,7 +241,7 @@ def normalised_gradients(
     norm = nn.BatchNorm2d(6)
     norm.weight.data[: len(gammas)] = torch.tensor(gammas)
     nn.init.uniform_(norm.bias, -0.3, 0.3)
-    layer.norm = (norm,)
+    layer.norm_place = (nn.ModuleList([norm]), "0")
     x = random(19, 4, 8, 8, dtype=torch.float32).requires_grad_()
     maps = layer(x).to_map()
     (maps * random(*maps.shape, dtype=torch.float32, seed=9)).sum().backward()
@@ -297,7 +294,7 @@ def test_batch_norm_goes_back_by_what_is_stored(
 
 def test_batch_norm_of_a_single_value() -> None:
     layer = SpectralConv2d(2, 4, 1, activation="relu")
-    layer.norm = (nn.BatchNorm2d(4),)
+    layer.norm_place = (nn.ModuleList([nn.BatchNorm2d(4)]), "0")
     with pytest.raises(ValueError, match="more than one value of each channel"):
         layer(torch.randn(1, 2, 1, 1))
 
@@ -392,7 +389,7 @@ def test_straight_through_gradients(
     norms = [nn.BatchNorm2d(4, dtype=dtype) for _ in layers]
     if norm:
         for layer, own in zip(layers, norms, strict=True):
-            layer.norm = (own,)
+            layer.norm_place = (nn.ModuleList([own]), "0")
             nn.init.uniform_(own.weight, 0.5, 1.5)
             nn.init.uniform_(own.bias)
     x = random(11, 3, 6, 6, dtype=dtype).requires_grad_()

@@ -64,8 +64,8 @@ class Layers(nn.Module):
         if name.startswith("batch norm"):
             for layer in (self.before, *self.inner, self.last):
                 norm = nn.BatchNorm2d(layer.out_channels, dtype=torch.float64)
+                layer.norm_place = (self.norms, str(len(self.norms)))
                 self.norms.append(norm)
-                layer.norm = (norm,)
 
     def forward(self, x: Tensor, with_last: bool = True) -> SpectralMap:
         inner: list[SpectralConv] = list(self.inner)  # type: ignore[arg-type]
@@ -106,10 +106,7 @@ def test_the_same_as_one_by_one(name: str, with_last: bool, blocks: list[Any]) -
 
 def test_synchronised_batch_norm_runs_one_by_one(blocks: list[Any]) -> None:
     model, synchronised = Layers("batch norm"), Layers("batch norm")
-    synchronised.norms = nn.SyncBatchNorm.convert_sync_batchnorm(synchronised.norms)
-    layers = (synchronised.before, *synchronised.inner, synchronised.last)
-    for layer, norm in zip(layers, synchronised.norms, strict=True):
-        layer.norm = (norm,)
+    nn.SyncBatchNorm.convert_sync_batchnorm(synchronised)
     x = random(19, 2, 7, 6)
     found = results(synchronised, x, True)
     assert not blocks
@@ -210,3 +207,46 @@ def test_what_the_threshold_left_in_the_padding_counts(blocks: list[Any]) -> Non
     for layer in layers:
         maps = SpectralMap.cat([maps, layer(maps)])
     assert_close(found, maps.to_map())
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("tracks", [True, False])
+def test_statistics_are_those_of_the_batch_whatever_the_layers_mode(
+    tracks: bool, grad: bool, blocks: list[Any]
+) -> None:
+    model = Layers("batch norm").eval()
+    if tracks:
+        model.norms.train()
+    else:
+        for norm in model.norms:
+            norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
+    other = model.one_by_one()
+    x = random(19, 2, 7, 6)
+    with torch.set_grad_enabled(grad):
+        found, expected = model(x).to_map(), other(x).to_map()
+    assert blocks
+    assert_close(found, expected)
+    for name, buffer in model.named_buffers():
+        assert_close(buffer.double(), dict(other.named_buffers())[name].double())
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_way_back_is_that_of_the_forward_pass(
+    training: bool, together: bool, blocks: list[Any]
+) -> None:
+    """Whatever is done to the model in between: another mode, and running statistics."""
+    model = Layers("batch norm").train(training)
+    twin = copy.deepcopy(model)
+    model = model if together else model.one_by_one()
+    x = random(19, 2, 7, 6)
+    found, expected = model(x).to_map(), twin(x).to_map()
+    model.train(not training)
+    with torch.no_grad():
+        model(x + 1)
+    weights = [[layer.weight for layer in (m.before, m.last)] for m in (model, twin)]
+    wanted = torch.autograd.grad(expected.square().sum(), weights[1])
+    own = torch.autograd.grad(found.square().sum(), weights[0])
+    assert len(blocks) == (3 if together else 1)
+    for a, b in zip(own, wanted, strict=True):
+        assert_close(a, b)

@@ -33,6 +33,11 @@ def test_bits_give_the_flags_back(flags: list[bool]) -> None:
     assert unpack_bits(packed, len(flags)).tolist() == flags
 
 
+def test_bits_of_flags_at_a_distance_in_memory() -> None:
+    flags = torch.arange(64) % 3 == 0
+    assert torch.equal(unpack_bits(pack_bits(flags[::2]), 32), flags[::2])
+
+
 def test_bits_of_flags_that_begin_anywhere_in_memory() -> None:
     flags = torch.arange(64) % 3 == 0
     assert torch.equal(unpack_bits(pack_bits(flags[3:]), 61), flags[3:])
@@ -84,6 +89,27 @@ def test_rounded_values(storage: str, tolerance: float) -> None:
 
 def test_eight_bits_of_nothing() -> None:
     assert torch.equal(unpack(pack(torch.zeros(2, 3, 1, 1), "int8")), torch.zeros(2, 3, 1, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_eight_bits_of_the_largest_value(dtype: torch.dtype) -> None:
+    """A step rounded to the type of the values could make 128 of them, which 8 bits do not have."""
+    largest = torch.linspace(0.1, 8, 400).to(dtype)
+    dense = torch.stack([largest, -largest]).unsqueeze(2)
+    packed = pack(dense, "int8")
+    assert torch.equal(packed.values, torch.tensor([[127], [-127]]).expand(2, 400))
+    assert unpack(packed).dtype == dtype
+    # one rounding of the step, one of the result
+    assert relative_error(unpack(packed), dense) < 2 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("shape", [(2, 3, 0, 4), (2, 0, 3, 4)])
+def test_nothing_is_stored_as_nothing(storage: str, sparse: bool, shape: tuple[int, ...]) -> None:
+    packed = pack(torch.zeros(shape), storage, sparse)
+    assert packed.count == 0
+    assert unpack(packed).shape == shape
 
 
 def test_gather_is_the_adjoint_of_scatter() -> None:

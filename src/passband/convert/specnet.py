@@ -191,8 +191,9 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
             order=self.config.order,
             gradient=self.config.gradient,
         )
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-            layer.norm = (norm,)
+        if stage.norm is not None and isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            owner, _, name = str(stage.norm.target).rpartition(".")
+            layer.norm_place = (model.get_submodule(owner), name)
         become(conv, layer)
 
 

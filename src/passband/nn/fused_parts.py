@@ -136,10 +136,15 @@ def norm_call(norm: Any) -> NormCall:
         norm.num_batches_tracked.add_(1)
         if norm.momentum is None:
             factor = 1.0 / float(norm.num_batches_tracked)
-    statistics = norm.training or (norm.running_mean is None and norm.running_var is None)
+    statistics = takes_batch_statistics(norm)
     tracked = not norm.training or norm.track_running_stats
     mean, var = (norm.running_mean, norm.running_var) if tracked else (None, None)
     return NormCall(statistics, factor, norm.eps, mean, var, joint_group(norm))
+
+
+def takes_batch_statistics(norm: nn.modules.batchnorm._BatchNorm) -> bool:
+    """Whether a batch norm takes the batch's own mean and variance in this call."""
+    return norm.training or (norm.running_mean is None and norm.running_var is None)
 
 
 def joint_group(norm: nn.Module) -> "torch.distributed.ProcessGroup | None":

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passband.nn.fused_parts import norm_call
+from passband.nn.fused_parts import norm_call, takes_batch_statistics
 from passband.nn.spectral_map import Piece, SpectralMap
 from passband.nn.spectral_stage import SpectralStage
 from passband.ops.band_limited_conv.geometry import per_axis
-from passband.ops.spectral import resample
+from passband.ops.band_limited_conv.layout import is_under_autocast
 from passband.ops.spectral.normalised_stage import NormalisedFunction, run_normalised_stage
 from passband.ops.spectral.on_map import MAP_ACTIVATIONS
-from passband.ops.spectral.pointwise import ODD_ACTIVATIONS, activate, threshold
+from passband.ops.spectral.pointwise import ODD_ACTIVATIONS
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import Source, StoredSpectrum, run_stage, store
-from passband.ops.tracing import is_transformed
+from passband.ops.tracing import STORES, is_transformed, run_uncompiled
 from passband.spectrum.packed import check_storage
 
 ACTIVATIONS = (*ODD_ACTIVATIONS, *MAP_ACTIVATIONS)
@@ -115,7 +115,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         self.activation_first = order == "activation-first"
         self.passes_gradients = gradient == "straight-through"
         self.next_padding: tuple[tuple[int, int], ...] = ((0, 0),) * axes
-        self.norm: tuple[nn.modules.batchnorm._BatchNorm, ...] = ()  # not a submodule of this one
+        self.norm_place: tuple[nn.Module, str] | None = None
         scale = torch.ones_like(self.weight[:, 0].flatten(1)[:, 0]) if learned_scale else None
         self.register_parameter("scale", None if scale is None else nn.Parameter(scale))
         if not self.on_map:
@@ -126,14 +126,38 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         """Whether the activation is evaluated on the map."""
         return self.activation in MAP_ACTIVATIONS
 
+    @property
+    def norm(self) -> tuple[nn.modules.batchnorm._BatchNorm, ...]:
+        """The batch norm after the convolution, if there is one.
+
+        It belongs to another module, `norm_place`, which may be given another one.
+
+        Raises:
+            TypeError: What is in its place is no batch norm.
+        """
+        if self.norm_place is None:
+            return ()
+        owner, name = self.norm_place
+        norm = owner._modules.get(name)
+        if isinstance(norm, nn.Identity):
+            return ()
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            raise TypeError(
+                f"after a layer of SpecNet, {name!r} is of type {type(norm).__name__}, allowed are "
+                "batch norms and Identity: revert the model before you change its layers"
+            )
+        return (norm,)
+
+    @run_uncompiled(STORES)
     def forward(self, input: Tensor | SpectralMap) -> SpectralMap:
         """From maps (B, C, n1, ..) or spectra of them to spectra.
 
         Raises:
+            TypeError: The input is neither, or of another type than the filters.
             ValueError: The number of channels or axes is another one, or a stride does not divide
                 the points.
         """
-        self._check_input(tuple(input.shape))
+        self.check_input(input)
         parameters = self.stage_parameters()
         stage = self._stage(input)
         given = _spectra(input)
@@ -154,7 +178,8 @@ class _SpectralConv(nn.modules.conv._ConvNd):
             else store(spectrum, options)
             for spectrum in given
         ]
-        return SpectralMap((Piece(stage.form, self._run(stage, sources, parameters, options)),))
+        result = self._run(stage, sources, parameters, options, input.shape[0])
+        return SpectralMap((Piece(stage.form, result),))
 
     def threshold_for(self, input: Tensor | SpectralMap, density: float) -> float:
         """The threshold at which a fraction of the coefficients that it is given is kept."""
@@ -171,14 +196,17 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         sources: Sequence[Source],
         parameters: Sequence[Tensor | None],
         options: StageOptions,
+        batch: int,
     ) -> StoredSpectrum:
         for norm in stage.layer.norm:
-            call = norm_call(norm)
-            if call.batch_statistics:
+            if takes_batch_statistics(norm) and batch > 0:  # of nothing, torch's own takes none
                 function = NormalisedFunction(
-                    stage.convolve, call, stage.finish, splits_channels=stage.layer.groups == 1
+                    stage.convolve,
+                    norm_call(norm),
+                    stage.finish,
+                    splits_channels=stage.layer.groups == 1,
                 )
-                *others, gamma, beta = parameters
+                *others, gamma, beta, _, _ = parameters
                 return run_normalised_stage(function, sources, others, gamma, beta, options)
         return run_stage(stage.compute, sources, parameters, options)
 
@@ -190,16 +218,25 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         return SpectralStage(self, forms, channels, tuple(input.shape[2:]))
 
     def stage_parameters(self) -> list[Tensor | None]:
-        """All that the stage is differentiated by: filters, bias, scale, and batch norm's."""
-        norms = [p for norm in self.norm for p in (norm.weight, norm.bias)]
-        return [self.weight, self.bias, self.scale, *norms]
+        """All tensors that the stage uses: filters, bias, scale, and batch norm's.
+
+        Those are its parameters, and the running mean and variance as they are in this call, where
+        it takes them; None where it takes the batch's own.
+        """
+        of_norm: list[Tensor | None] = []
+        for norm in self.norm:
+            running = (norm.running_mean, norm.running_var)
+            if takes_batch_statistics(norm):
+                running = (None, None)
+            of_norm += [norm.weight, norm.bias, *(r if r is None else r.clone() for r in running)]
+        return [self.weight, self.bias, self.scale, *of_norm]
 
     def to_conv(self) -> nn.Module:
         """The torch convolution with this layer's parameters (the same objects), hooks and mode."""
         conv = self._native.__new__(self._native)
         own = {
             *("threshold", "activation", "pool", "pool_mode", "compression", "storage"),
-            *("next_padding", "norm", "activation_first", "passes_gradients"),
+            *("next_padding", "norm_place", "activation_first", "passes_gradients"),
         }
         conv.__dict__.update({k: v for k, v in self.__dict__.items() if k not in own})
         conv._parameters = {k: v for k, v in self._parameters.items() if k != "scale"}
@@ -239,8 +276,27 @@ class _SpectralConv(nn.modules.conv._ConvNd):
     def _span(self) -> tuple[int, ...]:
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
 
-    def _check_input(self, shape: tuple[int, ...]) -> None:
-        axes = len(self.kernel_size)
+    def _check_type(self, input: Tensor | SpectralMap) -> None:
+        own, given = self.weight.dtype, input.dtype
+        if own not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"weights are {own}, allowed in a SpecNet are float32 and float64: for half "
+                "precision use torch.autocast"
+            )
+        # a spectrum of maps in half precision is float32, and under autocast may be less
+        may_differ = isinstance(input, SpectralMap) or is_under_autocast(self.weight.device)
+        both_short = given.is_floating_point and torch.float64 not in (own, given)
+        if given != own and not (may_differ and both_short):
+            raise TypeError(f"input is {given}, but weights are {own}: use input.to({own})")
+
+    def check_input(self, input: Tensor | SpectralMap) -> None:
+        """Check type and shape of what the layer is given; see `forward`."""
+        if not isinstance(input, (Tensor, SpectralMap)):
+            raise TypeError(
+                f"input is of type {type(input).__name__}, allowed are tensors and SpectralMap"
+            )
+        self._check_type(input)
+        axes, shape = len(self.kernel_size), tuple(input.shape)
         if len(shape) != axes + 2:
             raise ValueError(f"input has shape {shape}, allowed are {axes + 2} axes")
         if shape[1] != self.in_channels:
@@ -341,86 +397,3 @@ class SpectralConv2d(_SpectralConv, nn.Conv2d):  # type: ignore[misc]
     """
 
     _native = nn.Conv2d
-
-
-class SpectralThreshold(nn.Module):
-    """Sets coefficients of magnitude below beta to zero.
-
-    Args:
-        beta: Compared with coefficients of the orthonormal DFT, 0 or more.
-
-    Examples:
-        >>> SpectralThreshold(1.0)(SpectralMap.of(torch.randn(2, 3, 8, 8))).density < 0.7
-        True
-    """
-
-    def __init__(self, beta: float) -> None:
-        super().__init__()
-        check_stage_arguments(beta, None, "spectral", False, "float32")
-        self.beta = float(beta)
-
-    def forward(self, maps: SpectralMap) -> SpectralMap:
-        """From spectra to spectra."""
-        return SpectralMap.dense(maps.frame, threshold(maps.spectrum(), self.beta))
-
-
-class SpectralActivation(nn.Module):
-    """f(re) + i f(im) of every coefficient, for an odd f, or an activation of the map.
-
-    Args:
-        name: One of `ACTIVATIONS`.
-        channels: Learn a scale per channel for so many, s f(x / s); None learns none.
-
-    Examples:
-        >>> maps = SpectralMap.of(torch.randn(2, 3, 8, 8))
-        >>> SpectralActivation("spectral-tanh")(maps).spectrum().abs().max() < 1
-        tensor(True)
-        >>> SpectralActivation("relu")(maps).to_map().min() > -1e-5
-        tensor(True)
-    """
-
-    scale: Tensor | None
-
-    def __init__(self, name: str = "spectral-tanh", channels: int | None = None) -> None:
-        super().__init__()
-        check_stage_arguments(0.0, name, "spectral", channels is not None, "float32")
-        self.name = name
-        scale = None if channels is None else nn.Parameter(torch.ones(channels))
-        self.register_parameter("scale", scale)
-
-    def forward(self, maps: SpectralMap) -> SpectralMap:
-        """From spectra to spectra."""
-        if self.name in MAP_ACTIVATIONS:
-            active = MAP_ACTIVATIONS[self.name](maps.to_map())
-            return SpectralMap.dense(maps.frame, maps.frame.from_map(active))
-        return SpectralMap.dense(maps.frame, activate(maps.spectrum(), self.name, self.scale))
-
-
-class SpectralPool(nn.Module):
-    """Pooling from spectrum to spectrum: the band is cropped, or the spectrum folded.
-
-    Args:
-        factor: Points to one, per axis.
-        mode: "spectral" crops; "average" and "stride" fold.
-
-    Examples:
-        >>> x = torch.randn(2, 3, 8, 8)
-        >>> pooled = SpectralPool(2, "average")(SpectralMap.of(x)).to_map()
-        >>> torch.allclose(pooled, nn.functional.avg_pool2d(x, 2), atol=1e-5)
-        True
-    """
-
-    def __init__(self, factor: int | Sequence[int], mode: str = "spectral") -> None:
-        super().__init__()
-        check_stage_arguments(0.0, None, mode, False, "float32")
-        self.factor, self.mode = factor, mode
-
-    def forward(self, maps: SpectralMap) -> SpectralMap:
-        """From spectra to spectra of smaller maps."""
-        factor = per_axis("factor", self.factor, len(maps.frame.size), 1)
-        if self.mode == "spectral":
-            smaller = resample.cropped_frame(maps.frame, factor)
-            return SpectralMap.dense(smaller, resample.crop(maps.spectrum(), maps.frame, smaller))
-        smaller = resample.folded_frame(maps.frame, factor)
-        folded = resample.fold(maps.spectrum(), maps.frame, factor, self.mode == "average")
-        return SpectralMap.dense(smaller, folded)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from passband.nn.fused_parts import takes_batch_statistics
 from passband.nn.probes import has_other_hooks
 from passband.nn.specnet import SpectralConv, differentiates, tracked_tensors
 from passband.nn.spectral_map import Form, Piece, SpectralMap
@@ -14,13 +15,19 @@ from passband.ops.spectral.block import Block, BlockStage, Reader, run_block
 from passband.ops.spectral.codec import SPECTRA, Maps
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import StoredSpectrum, store
-from passband.ops.tracing import is_evaluated_eagerly, is_transformed
+from passband.ops.tracing import (
+    STORES,
+    is_evaluated_eagerly,
+    is_transformed,
+    run_uncompiled,
+)
 
 MAP_BYTES, SPECTRUM_BYTES = 6 << 20, 12 << 20
 """What all channels of the images in work should not exceed, as maps, and as spectra: then every
 few images, filters are transformed."""
 
 
+@run_uncompiled(STORES)
 def dense_block(
     maps: SpectralMap, layers: Sequence[SpectralConv], last: SpectralConv | None = None
 ) -> SpectralMap:
@@ -43,6 +50,8 @@ def dense_block(
         >>> dense_block(maps, layers).shape
         (4, 7, 8, 8)
     """
+    if layers:
+        layers[0].check_input(maps)
     if layers and _reads_the_padding([piece.form for piece in maps.pieces], layers[0]):
         first, *layers = layers
         maps = SpectralMap.cat([maps, first(maps)])
@@ -128,7 +137,7 @@ def _block(
         layers[0].storage,
         layers[0].threshold > 0,
         layers[0].passes_gradients,
-        splits=not any(layer.norm and layer.training for layer in layers),
+        splits=not any(takes_batch_statistics(norm) for layer in layers for norm in layer.norm),
         image_bytes=layers[0].weight.element_size() * channels * max(points),
         dense_bytes=MAP_BYTES if on_map else SPECTRUM_BYTES,
     )

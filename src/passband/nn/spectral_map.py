@@ -12,6 +12,7 @@ from passband.ops.spectral.frame import Frame
 from passband.ops.spectral.on_map import OnMap
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import StoredSpectrum, run_to_dense
+from passband.ops.tracing import STORES, run_uncompiled
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,18 @@ class SpectralMap:
     pieces: tuple[Piece, ...]
 
     @classmethod
+    @run_uncompiled(STORES)
     def of(cls, maps: Tensor, compression: float | None = None) -> "SpectralMap":
-        """The spectra of maps (B, C, n1, ..), of a band that discards a fraction `compression`."""
+        """The spectra of maps (B, C, n1, ..), of a band that discards a fraction `compression`.
+
+        Raises:
+            TypeError: The maps are of no real floating type.
+            ValueError: They have no spatial axis.
+        """
+        if not maps.is_floating_point():
+            raise TypeError(f"maps are {maps.dtype}, allowed are real floating types")
+        if maps.dim() < 3:
+            raise ValueError(f"maps have shape {tuple(maps.shape)}, allowed is (B, C, n1, ..)")
         frame = Frame.of(maps.shape[2:], compression=compression)
         return cls.dense(frame, frame.from_map(maps))
 
@@ -122,6 +133,12 @@ class SpectralMap:
         """That of the maps, (B, C, n1, ..)."""
         first = self.pieces[0]
         return (first.batch, sum(piece.channels for piece in self.pieces), *first.form.size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the spectra; of the first, if they are of several."""
+        spectrum = self.pieces[0].spectrum
+        return spectrum.dtype if isinstance(spectrum, Tensor) else spectrum.units[0].dtype
 
     @property
     def stored_bytes(self) -> int:
@@ -142,6 +159,7 @@ class SpectralMap:
         (form, *others) = forms
         return Frame.of(form.size) if others or form.then is not None else form.frame
 
+    @run_uncompiled(STORES)
     def spectrum(self) -> Tensor:
         """The dense spectrum (2, F, B, C) in `frame`, differentiable."""
         frame = self.frame
@@ -151,11 +169,16 @@ class SpectralMap:
         ]
         return dense[0] if len(dense) == 1 else torch.cat(dense, 3)
 
+    @run_uncompiled(STORES)
     def to_map(self) -> Tensor:
-        """The maps (B, C, n1, ..)."""
+        """The maps (B, C, n1, ..), in memory of their own."""
         maps = [piece.to_map() for piece in self.pieces]
-        return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+        joined = maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+        if joined._is_view() or not joined.is_contiguous():  # what torch's operators may give
+            joined = joined.clone(memory_format=torch.contiguous_format)
+        return joined
 
+    @run_uncompiled(STORES)
     def mean(self) -> Tensor:
         """The means over all points, (B, C): global average pooling.
 
@@ -180,12 +203,18 @@ class SpectralMap:
             _check_size(maps[0], other)
         return SpectralMap(tuple(piece for m in maps for piece in m.pieces))
 
-    def __add__(self, other: "SpectralMap") -> "SpectralMap":
-        """The sum, which is that of the spectra."""
-        _check_size(self, other)
-        if self.frame == other.frame:
+    @run_uncompiled(STORES)
+    def __add__(self, other: "SpectralMap | Tensor | float") -> "SpectralMap":
+        """The sum: of maps alike that of the spectra; of others, and of numbers, by the maps."""
+        if not isinstance(other, (SpectralMap, Tensor, int, float)):
+            return NotImplemented
+        if not isinstance(other, SpectralMap):
+            return SpectralMap.of(self.to_map() + other)
+        if self.shape == other.shape and self.frame == other.frame:
             return SpectralMap.dense(self.frame, self.spectrum() + other.spectrum())
         return SpectralMap.of(self.to_map() + other.to_map())
+
+    __radd__ = __add__
 
 
 def _check_size(first: SpectralMap, other: SpectralMap) -> None:

@@ -53,7 +53,10 @@ class StageLayer(Protocol):
     activation_first: bool
     passes_gradients: bool
     next_padding: tuple[tuple[int, int], ...]
-    norm: tuple[nn.modules.batchnorm._BatchNorm, ...]
+
+    @property
+    def norm(self) -> tuple[nn.modules.batchnorm._BatchNorm, ...]:
+        """The batch norm after the convolution, if there is one."""
 
     @property
     def on_map(self) -> bool:
@@ -326,17 +329,12 @@ class SpectralStage:
 
     def _normalise(self, maps: Tensor, parameters: Sequence[Tensor | None], first: bool) -> Tensor:
         """Batch norm; its running statistics are updated in the forward pass alone."""
-        for norm, weight, bias in zip(
-            self.layer.norm, parameters[3::2], parameters[4::2], strict=True
-        ):
+        for norm in self.layer.norm:
             if first:
                 maps = norm(maps)
-            elif norm.training or norm.running_mean is None:
-                maps = F.batch_norm(maps, None, None, weight, bias, True, 0.0, norm.eps)
             else:
-                maps = F.batch_norm(
-                    maps, norm.running_mean, norm.running_var, weight, bias, False, 0.0, norm.eps
-                )
+                weight, bias, mean, var = parameters[3:]
+                maps = F.batch_norm(maps, mean, var, weight, bias, mean is None, 0.0, norm.eps)
         return maps
 
 

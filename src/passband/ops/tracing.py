@@ -9,6 +9,9 @@ from torch.autograd import forward_ad
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
+STORES = "a layer of SpecNet packs what it keeps by the values, which a compiler does not know"
+"""Why spectra that are stored are left out of compiled graphs."""
+
 
 def run_as_constant(function: FunctionT) -> FunctionT:
     """Have torch.compile run a function when it meets it, and take the result as a constant.

@@ -11,11 +11,10 @@ coefficient per conjugate pair, in which a convolution is a product per frequenc
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -243,36 +242,6 @@ class HermitianPacking:
     def unpack(self, real: Tensor, imag: Tensor) -> Tensor:
         """The inverse of `pack`, and its adjoint."""
         return self._unpack(torch.cat([real, imag]))
-
-
-class _LinearMap(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, apply: Any, adjoint: Any) -> Tensor:
-        ctx.functions = adjoint, apply
-        out: Tensor = apply(tensor)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        return linear_map(grad, *ctx.functions), None, None
-
-
-def linear_map(
-    tensor: Tensor, apply: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """A linear function of which the adjoint is known, so that it is what differentiation uses.
-
-    Of a gather, autograd's own is a scatter with additions, which is slow on a CPU.
-
-    Examples:
-        >>> x = torch.ones(3, requires_grad=True)
-        >>> linear_map(x, lambda v: 2 * v, lambda v: 2 * v).sum().backward()
-        >>> x.grad
-        tensor([2., 2., 2.])
-    """
-    if torch.is_grad_enabled() and tensor.requires_grad:
-        return _LinearMap.apply(tensor, apply, adjoint)  # type: ignore[no-any-return]
-    return apply(tensor)
 
 
 def sparse_rows(

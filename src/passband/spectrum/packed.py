@@ -98,10 +98,10 @@ def pack(dense: Tensor, storage: str = "float32", sparse: bool = True) -> Packed
     check_storage(storage)
     dtype, shape, scale = dense.dtype, tuple(dense.shape), None
     if storage == "int8":
-        scale = dense.abs().transpose(0, 1).flatten(1).amax(1) / 127
-        unit = scale.clamp(min=torch.finfo(dtype).tiny).view(-1, *[1] * (dense.dim() - 2))
-        dense = torch.round(dense / unit)
-        dense = dense.to(torch.int8)
+        dense = dense.to(torch.promote_types(dtype, torch.float32))  # half precision has no 127
+        scale = _largest(dense) / 127
+        unit = scale.clamp(min=torch.finfo(dense.dtype).tiny).view(-1, *[1] * (dense.dim() - 2))
+        dense = torch.round(dense / unit).to(torch.int8)
     elif storage == "bfloat16":
         dense = dense.to(torch.bfloat16)
     if not sparse:
@@ -110,6 +110,12 @@ def pack(dense: Tensor, storage: str = "float32", sparse: bool = True) -> Packed
     kept = (real != 0).logical_or_(imag != 0)
     values = torch.stack([torch.masked_select(real, kept), torch.masked_select(imag, kept)])
     return PackedSpectrum(values, pack_bits(kept), scale, shape, dtype)
+
+
+def _largest(dense: Tensor) -> Tensor:
+    """Of each coefficient the largest magnitude of a part: (F,)."""
+    parts = dense.abs().transpose(0, 1).flatten(1)
+    return parts.amax(1) if parts.shape[1] else parts.new_zeros(len(parts))
 
 
 def unpack(packed: PackedSpectrum) -> Tensor:
@@ -157,7 +163,7 @@ def pack_bits(flags: Tensor) -> Tensor:
         >>> pack_bits(torch.tensor([True, False, True] + [False] * 6)).tolist()
         [5, 0]
     """
-    flat = flags.reshape(-1)
+    flat = flags.reshape(-1).contiguous()
     rest = -flat.numel() % 8
     if rest:
         flat = torch.cat([flat, flat.new_zeros(rest)])

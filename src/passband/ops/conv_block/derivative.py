@@ -10,7 +10,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 def differentiable_once(backward: FunctionT) -> FunctionT:
-    """Have the backward pass of a block refuse to become part of a graph itself.
+    """Have a backward pass that computes a part anew refuse to become part of a graph itself.
 
     torch's once_differentiable complains only where a second derivative would go through the
     gradient of the output, and is silent where it would go through the input or the weights.
@@ -20,8 +20,9 @@ def differentiable_once(backward: FunctionT) -> FunctionT:
     def checked(*args: Any) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "create_graph=True, but blocks of memory='exact' are differentiable once: make the "
-                "model without it, by passband.revert or BandLimit(memory=None)"
+                "create_graph=True, but blocks of memory='exact' and layers of SpecNet are "
+                "differentiable once: make the model without them, by passband.revert or "
+                "BandLimit(memory=None)"
             )
         return backward(*args)
 

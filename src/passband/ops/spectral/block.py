@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from passband.ops.conv_block.derivative import differentiable_once
 from passband.ops.spectral.codec import Codec
 from passband.ops.spectral.sources import (
     Group,
@@ -189,6 +190,7 @@ class _Block(torch.autograd.Function):
         return (tuple(map(tuple, results)), *placeholders)
 
     @staticmethod
+    @differentiable_once
     def backward(ctx: Any, _: Any, *grads: Tensor | None) -> Any:
         block: Block = ctx.block
         saved = list(ctx.saved_tensors)

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from passband.ops.band_limited_conv import matmul
 from passband.ops.band_limited_conv.geometry import ConvGeometry
+from passband.ops.spectral.linear_map import linear_map
 from passband.ops.spectral.native import kernels
 from passband.ops.spectral.native.kernels import BinsTable
 from passband.ops.tracing import is_evaluated_eagerly
 from passband.spectrum.band import Band, band_from_compression, full_band, is_self_conjugate
 from passband.spectrum.constants import cached_constant
-from passband.spectrum.dft import hermitian_packing, linear_map
+from passband.spectrum.dft import hermitian_packing
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from passband.ops.conv_block.derivative import differentiable_once
 from passband.ops.conv_block.normalisation import Moments, Normalised, NormCall, Sums, add_up
 from passband.ops.spectral.codec import Maps
 from passband.ops.spectral.sources import (
@@ -140,6 +141,7 @@ class _NormalisedStage(torch.autograd.Function):
         return (tuple(results), *(placeholder(unit) for unit in results))
 
     @staticmethod
+    @differentiable_once
     def backward(ctx: Any, _: Any, *grads: Tensor | None) -> Any:
         if all(grad is None for grad in grads):
             return (None,) * len(ctx.needs_input_grad)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from passband.ops.conv_block.derivative import differentiable_once
 from passband.ops.spectral.frame import Frame, self_conjugate_bins
 from passband.ops.tracing import is_transformed
 from passband.spectrum.band import Band
@@ -79,7 +80,8 @@ def spectral_conv(
 
 def _active(spectrum: Tensor) -> Tensor | None:
     """The frequencies that are not zero throughout, where leaving out the others pays."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    recorded = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
+    if recorded or is_transformed():
         return None  # what is recorded must not depend on values
     numbers = spectrum.detach().flatten(2)
     if numbers.shape[2] == 0:
@@ -117,6 +119,7 @@ class _Product(torch.autograd.Function):
         return made[0] if len(made) == 1 else torch.cat(made, 1)
 
     @staticmethod
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> Any:
         spectrum, weight, matrix = ctx.saved_tensors
         groups, (needs_spectrum, needs_weight) = ctx.groups, ctx.needs_input_grad[:2]

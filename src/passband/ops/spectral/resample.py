@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from passband.ops.spectral.frame import Frame
+from passband.ops.spectral.linear_map import linear_map
 from passband.spectrum.band import Band, is_self_conjugate
 from passband.spectrum.constants import cached_constant
-from passband.spectrum.dft import Gather, fourier_basis, linear_map, sparse_rows, transform
+from passband.spectrum.dft import Gather, fourier_basis, sparse_rows, transform
 
 
 def cropped_frame(frame: Frame, factor: tuple[int, ...]) -> Frame:

@@ -194,8 +194,8 @@ class Group:
 
 
 def unit_sizes(batch: int) -> list[int]:
-    """Images per unit."""
-    return [min(UNIT_IMAGES, batch - start) for start in range(0, batch, UNIT_IMAGES)]
+    """Images per unit: one unit at least."""
+    return [min(UNIT_IMAGES, batch - start) for start in range(0, batch, UNIT_IMAGES)] or [0]
 
 
 def unit_tensors(units: Sequence[PackedSpectrum]) -> list[Tensor | None]:

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from passband.ops.conv_block.derivative import differentiable_once
 from passband.ops.spectral.codec import SPECTRA
 from passband.ops.spectral.sources import (
     Sources,
@@ -62,7 +63,7 @@ class StoredSpectrum:
     @property
     def density(self) -> float:
         """Fraction of the coefficients that is kept."""
-        return sum(u.density * u.shape[2] for u in self.units) / self.batch
+        return sum(u.density * u.shape[2] for u in self.units) / max(1, self.batch)
 
     def dense(self) -> Tensor:
         """The spectrum (2, F, B, C), differentiable."""
@@ -150,6 +151,7 @@ class _Stage(torch.autograd.Function):
         return (tuple(results), *(placeholder(unit) for unit in results))
 
     @staticmethod
+    @differentiable_once
     def backward(ctx: Any, first: Any, *grads: Tensor | None) -> Any:
         stored, maps = ctx.counts
         if first is None and not any(grad is not None for grad in grads):
@@ -212,6 +214,7 @@ class _Pack(torch.autograd.Function):
         return (tuple(units), *(placeholder(unit) for unit in units))
 
     @staticmethod
+    @differentiable_once
     def backward(ctx: Any, _: Any, *grads: Tensor | None) -> Any:
         own = list(zip(ctx.units, ctx.saved_tensors, grads, strict=True))
         return SPECTRA.encode_adjoint(own, ctx.device), None
@@ -225,6 +228,7 @@ class _Unpack(torch.autograd.Function):
         return torch.cat([unpack(unit) for unit in units], 2)
 
     @staticmethod
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> Any:
         parts = torch.split(grad, ctx.images, 2)
         found = [gather(g, bits) for g, bits in zip(parts, ctx.saved_tensors, strict=True)]
