@@ -157,10 +157,30 @@ def test_a_model_that_cannot_be_traced_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(ValueError, match="model is Deciding, whose forward method"):
+    with pytest.raises(ValueError, match="model cannot be traced by torch"):
         pb.convert(Deciding(), pb.SpecNet())
     with pytest.raises(ValueError, match="model is a single layer"):
         pb.convert(nn.Conv2d(1, 1, 1), pb.SpecNet())
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_functional_dropout_follows_the_mode(mode: bool) -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(2, 4, 3, padding=1)
+            self.b = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.b(F.dropout(F.relu(self.a(x)), 0.5, self.training))
+            return y
+
+    model, x = Dropping().train(mode), random(3, 2, 8, 8, dtype=torch.float32)
+    pb.convert(model, pb.SpecNet(0.0, activation="relu"))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+    model.train()
+    assert not torch.equal(model(x), model(x))
 
 
 @pytest.mark.parametrize(

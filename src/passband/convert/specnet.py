@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from passband.config import SpecNet, config_from_dict
 from passband.convert.convolutions import PARAMETRIZED, ConvolutionHandler, Reason
 from passband.convert.handler import become, register_handler
+from passband.convert.modes import trace_both_modes
 from passband.convert.specnet_plan import (
     CONVOLUTIONS,
     Stage,
@@ -16,7 +17,6 @@ from passband.convert.specnet_plan import (
     join_blocks,
     rewire,
     stages,
-    trace,
 )
 from passband.measure.layers import LayerUse, call_model, undisturbed
 from passband.measure.table import Column, Table
@@ -78,7 +78,7 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
             raise ValueError("model is a single layer; SpecNet takes a model with several")
         if isinstance(model, SpectralNetwork):
             self.revert_model(model)
-        self._graph = trace(model)
+        self._graph = trace_both_modes(model)
         found = stages(self._graph, model)
         self._stages = {model.get_submodule(str(stage.conv.target)): stage for stage in found}
 

@@ -58,22 +58,6 @@ class Stage:
     """What the model pools by: "max" or "average"."""
 
 
-def trace(model: nn.Module) -> fx.Graph:
-    """The model's operations.
-
-    Raises:
-        ValueError: torch.fx cannot follow its forward method.
-    """
-    try:
-        return fx.Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError, NameError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"model is {type(model).__name__}, whose forward method torch.fx cannot follow: "
-            f"{reason}; SpecNet needs one without decisions that depend on values"
-        ) from error
-
-
 def stages(graph: fx.Graph, model: nn.Module) -> Iterator[Stage]:
     """Every convolution of a graph that is called once, with what follows it alone."""
     modules = dict(model.named_modules())
