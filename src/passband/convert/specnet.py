@@ -96,9 +96,9 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
         if self.on_map:
             return CIRCULAR if layer.padding_mode == "circular" else None
         spans = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
-        pads = layer._reversed_padding_repeated_twice[::-1]
-        same = [a + b == span for a, b, span in zip(pads[::2], pads[1::2], spans, strict=True)]
-        return None if all(same) else SIZE
+        pads = layer._reversed_padding_repeated_twice  # of the last axis first
+        both = [a + b for a, b in zip(pads[::2], pads[1::2], strict=True)][::-1]
+        return None if both == spans else SIZE
 
     def objection(self, layer: nn.Module, use: LayerUse | None) -> Reason | None:
         """None: a map that leaves the spectrum in between is what costs."""
