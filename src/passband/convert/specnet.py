@@ -12,11 +12,11 @@ from passband.convert.handler import become, register_handler
 from passband.convert.modes import trace_both_modes
 from passband.convert.specnet_plan import (
     CONVOLUTIONS,
+    Planner,
     Stage,
     consumers,
     join_blocks,
     rewire,
-    stages,
 )
 from passband.measure.layers import LayerUse, call_model, undisturbed
 from passband.measure.table import Column, Table
@@ -79,7 +79,7 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
         if isinstance(model, SpectralNetwork):
             self.revert_model(model)
         self._graph = trace_both_modes(model)
-        found = stages(self._graph, model)
+        found = Planner(self._graph, model, self.config).stages()
         self._stages = {model.get_submodule(str(stage.conv.target)): stage for stage in found}
 
     def refusal(self, layer: nn.Module, use: LayerUse | None) -> Reason | None:
