@@ -134,8 +134,8 @@ def _difference(model: nn.Module, training: fx.Graph, evaluation: fx.Graph) -> f
         contents = {None if n is None else _content(model, n, places) for n in pair}
         nodes = [node for node in pair if node is not None]
         if len(contents) > 1:
-            inner: fx.Node = max(nodes, key=lambda node: len(_owners(node)))
-            return inner
+            outer: fx.Node = min(nodes, key=lambda node: len(_owners(node)))
+            return outer
         places.update(dict.fromkeys(nodes, place))
     return None
 
