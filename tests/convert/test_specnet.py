@@ -157,10 +157,30 @@ def test_a_model_that_cannot_be_traced_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(ValueError, match="model is Deciding, whose forward method"):
+    with pytest.raises(ValueError, match="model cannot be traced by torch"):
         pb.convert(Deciding(), pb.SpecNet())
     with pytest.raises(ValueError, match="model is a single layer"):
         pb.convert(nn.Conv2d(1, 1, 1), pb.SpecNet())
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_functional_dropout_follows_the_mode(mode: bool) -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(2, 4, 3, padding=1)
+            self.b = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.b(F.dropout(F.relu(self.a(x)), 0.5, self.training))
+            return y
+
+    model, x = Dropping().train(mode), random(3, 2, 8, 8, dtype=torch.float32)
+    pb.convert(model, pb.SpecNet(0.0, activation="relu"))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+    model.train()
+    assert not torch.equal(model(x), model(x))
 
 
 @pytest.mark.parametrize(
@@ -216,6 +236,77 @@ def test_calibration_refuses_what_it_cannot_do() -> None:
         calibrate_threshold(sequential(), [], density=0)
     with pytest.raises(ValueError, match="model has no stages of SpecNet"):
         calibrate_threshold(sequential(), [torch.zeros(1, 2, 8, 8)], density=0.5)
+
+
+def test_calibration_takes_batches_as_loaders_give_them() -> None:
+    model, x = sequential(), random(4, 2, 8, 8, dtype=torch.float32)
+    pb.convert(model, pb.SpecNet())
+    expected = calibrate_threshold(model, [x], density=0.3).rows
+    loader = torch.utils.data.DataLoader([(image, 0) for image in x], batch_size=4)
+    assert calibrate_threshold(model, loader, density=0.3).rows == expected
+    with pytest.raises(TypeError, match="batches is a tensor, allowed are several"):
+        calibrate_threshold(model, x, density=0.3)
+
+
+def test_a_conversion_that_fails_changes_nothing() -> None:
+    model = trained(sequential())
+    before = copy.deepcopy(model)
+    with pytest.raises(ValueError, match="points"):
+        pb.convert(model, pb.SpecNet(pool="average"), random(2, 2, 9, 9, dtype=torch.float32))
+    assert str(model) == str(before)
+    assert type(model) is nn.Sequential
+    x = random(3, 2, 8, 8, dtype=torch.float32)
+    assert torch.equal(model(x), before(x))
+    pb.convert(model, pb.SpecNet())
+    converted = model(x)
+    with pytest.raises(ValueError, match="activation is 'maxout'"):
+        pb.convert(model, pb.SpecNet(activation="maxout"))
+    assert torch.equal(model(x), converted)
+
+
+class Wrapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.scale = sequential(), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.scale(self.body(x))
+        return y
+
+
+def test_a_part_that_was_converted_by_itself(tmp_path: Path) -> None:
+    model, x = Wrapped().eval(), random(3, 2, 8, 8, dtype=torch.float32)
+    pb.convert(model.body, pb.SpecNet(0.5))
+    model.body[0].threshold = 0.7
+    pb.save(model, tmp_path / "net.safetensors")
+    same = pb.load(tmp_path / "net.safetensors", Wrapped())
+    assert isinstance(same.body, SpectralNetwork)
+    assert torch.equal(same.eval()(x), model(x))
+    pb.convert(model, pb.SpecNet(0.0, activation="relu", pool="max"))
+    assert type(model.body) is nn.Sequential
+    assert isinstance(model, SpectralNetwork)
+    pb.revert(model)
+    pb.convert(model.body, pb.SpecNet(0.5))
+    pb.revert(model)
+    assert [type(m) for m in (model, model.body, model.body[0])] == [
+        Wrapped,
+        nn.Sequential,
+        nn.Conv2d,
+    ]
+
+
+def test_a_part_of_a_converted_model_is_refused() -> None:
+    model = Wrapped()
+    pb.convert(model, pb.SpecNet())
+    with pytest.raises(ValueError, match=r"layer .0. of model is a SpectralConv2d"):
+        pb.convert(model.body, pb.SpecNet())
+
+
+def test_a_model_of_another_method_is_refused() -> None:
+    model = sequential()
+    pb.convert(model, pb.BandLimit(compression=0.5), filter_fn=lambda *_: True)
+    with pytest.raises(ValueError, match=r"by method 'band-limited'; call passband.revert\(model"):
+        pb.convert(model, pb.SpecNet())
 
 
 @pytest.mark.parametrize("activation", ["spectral-tanh", "relu"])

@@ -107,6 +107,20 @@ def test_an_activation_of_the_map_is_exact_at_threshold_zero(
     assert_same_function(ours, by_torch(layer), tensors)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch, of a copy
+@pytest.mark.parametrize("kernel", [4, (2, 3), (5, 6)])
+def test_an_even_kernel_is_padded_as_in_torch(kernel: Any) -> None:
+    plain = nn.Conv2d(3, 4, kernel, padding="same", dtype=torch.float64)
+    around = nn.Conv2d(3, 4, kernel, padding="same", padding_mode="circular", dtype=torch.float64)
+    x = random(2, 3, 7, 6)
+    for layer, activation in ((plain, "identity"), (around, None)):
+        spectral = SpectralConv2d(
+            3, 4, kernel, padding="same", activation=activation, dtype=torch.float64
+        )
+        spectral.load_state_dict(layer.state_dict())
+        assert_close(spectral(x).to_map(), layer(x))
+
+
 @pytest.mark.parametrize(
     ("order", "next_padding"),
     [("threshold-first", 0), ("activation-first", 0), ("activation-first", 1)],
@@ -333,6 +347,9 @@ def test_maps_of_another_size_are_refused() -> None:
         ({"order": "last"}, "order is 'last', allowed are threshold-first, activation-first"),
         ({"gradient": "none"}, "gradient is 'none', allowed are masked, straight-through"),
         ({"gradient": "straight-through"}, "gradient 'straight-through' is for activations of the"),
+        ({"compression": 1.5}, "compression is 1.5"),
+        ({"padding_mode": "reflect"}, "padding_mode is 'reflect', allowed with activation None is"),
+        ({"padding_mode": "circular", "activation": "relu"}, "padding_mode is 'circular', allowed"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:

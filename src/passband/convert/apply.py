@@ -7,7 +7,7 @@ from torch import nn
 
 from passband.config import BandLimit, Config, FrequencyRegularization, SpecNet
 from passband.convert.frequency.report import FrequencyReport
-from passband.convert.handler import Filter, handler_for, handlers
+from passband.convert.handler import Filter, all_or_nothing, handler_for, handlers
 from passband.convert.report import ConversionReport, Report
 from passband.measure.layers import ExampleInput
 
@@ -50,7 +50,12 @@ def convert(
     Layers stay the same objects, with their parameters (an optimizer made before goes on working),
     hooks, mode, device and type; a layer used at two places stays shared; the model may be a
     single layer. Only layers of exactly torch's types are converted. A layer that is converted
-    already is configured anew. `revert` undoes it.
+    already is configured anew. `revert` undoes it. A conversion that fails leaves the model as it
+    was.
+
+    `SpecNet` takes a whole model, as torch.fx traces it. Layers that become part of a convolution,
+    its activation and pooling, are passed by, and so are their hooks. Where batch norm is removed,
+    a convolution without a bias gets one, which an optimizer made before does not know.
 
     Which layers: without `filter_fn`, those that it helps. With `example_input` the fewest
     multiplications of any algorithm at the actual shapes must be less than the layer's own;
@@ -87,7 +92,9 @@ def convert(
         >>> type(model[1]).__name__
         'BandLimitedConv2d'
     """
-    return handler_for(config).convert_model(model, example_input, filter_fn)
+    handler = handler_for(config)
+    with all_or_nothing(model, handler):
+        return handler.convert_model(model, example_input, filter_fn)
 
 
 def revert(model: nn.Module) -> None:

@@ -269,7 +269,7 @@ def calibrate(
             layer.set_band()
         with undisturbed(model), torch.no_grad():
             for batch in batches:
-                call_model(model, _model_input(batch))
+                call_model(model, model_input(batch))
     finally:
         for handle in handles:
             handle.remove()
@@ -332,7 +332,8 @@ def _energy_hook(
     return hook
 
 
-def _model_input(batch: Tensor | Sequence[Any] | Mapping[str, Any]) -> ExampleInput:
+def model_input(batch: Tensor | Sequence[Any] | Mapping[str, Any]) -> ExampleInput:
+    """What of a loader's batch the model is called with."""
     return batch if isinstance(batch, (Tensor, Mapping)) else batch[0]
 
 

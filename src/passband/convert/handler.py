@@ -5,9 +5,11 @@ derives it from `passband.convert.convolutions.LayerHandler`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from passband.config import Config
@@ -28,6 +30,8 @@ class Handler(ABC, Generic[ConfigT]):
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
+        self.overwritten: list[tuple[Tensor, Tensor]] = []
+        """Parameters that a conversion has given other numbers, and those that they had."""
 
     @abstractmethod
     def convert_model(
@@ -99,6 +103,33 @@ def handler_for(config: Config) -> Handler[Any]:
 def handlers() -> list[type[Handler[Any]]]:
     """The handlers of all methods."""
     return list(_HANDLERS.values())
+
+
+@contextmanager
+def all_or_nothing(model: nn.Module, handler: Handler[Any]) -> Iterator[None]:
+    """A conversion that fails inside leaves the model as it was."""
+    before = [(m, type(m), [_content(vars(m)), *_inner(m)]) for m in model.modules()]
+    try:
+        yield
+    except BaseException:
+        for module, kind, contents in before:
+            module.__class__ = kind
+            for dictionary, content in contents:
+                dictionary.clear()
+                dictionary.update(content)
+        with torch.no_grad():
+            for tensor, numbers in handler.overwritten:
+                tensor.copy_(numbers)
+        raise
+
+
+def _inner(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """A module's parameters, buffers, submodules and hooks."""
+    return [_content(value) for value in vars(module).values() if isinstance(value, dict)]
+
+
+def _content(dictionary: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return dictionary, dict(dictionary)
 
 
 def become(layer: nn.Module, other: nn.Module) -> None:

@@ -1,22 +1,23 @@
 """SpecNet: the handler of its config, and the thresholds' calibration."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from passband.config import SpecNet, config_from_dict
+from passband.convert.band_limit import model_input
 from passband.convert.convolutions import PARAMETRIZED, ConvolutionHandler, Reason
-from passband.convert.handler import become, register_handler
+from passband.convert.handler import become, handlers, register_handler
+from passband.convert.modes import trace_both_modes
 from passband.convert.specnet_plan import (
     CONVOLUTIONS,
+    Planner,
     Stage,
     consumers,
     join_blocks,
     rewire,
-    stages,
-    trace,
 )
 from passband.measure.layers import LayerUse, call_model, undisturbed
 from passband.measure.table import Column, Table
@@ -76,10 +77,20 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
         """Trace the model; one that is converted already is reverted first."""
         if isinstance(model, CONVOLUTIONS):
             raise ValueError("model is a single layer; SpecNet takes a model with several")
-        if isinstance(model, SpectralNetwork):
-            self.revert_model(model)
-        self._graph = trace(model)
-        found = stages(self._graph, model)
+        self.revert_model(model)
+        for handler in handlers():
+            if handler.description(model) is not None:
+                raise ValueError(
+                    f"model is converted already, by method {handler.method!r}; call "
+                    "passband.revert(model) before"
+                )
+        for name, layer in _stage_layers(model).items():
+            raise ValueError(
+                f"layer {name!r} of model is a {type(layer).__name__}; call passband.revert on the "
+                "model that it was converted in, or leave such layers out of what is converted"
+            )
+        self._graph = trace_both_modes(model)
+        found = Planner(self._graph, model, self.config).stages()
         self._stages = {model.get_submodule(str(stage.conv.target)): stage for stage in found}
 
     def refusal(self, layer: nn.Module, use: LayerUse | None) -> Reason | None:
@@ -96,9 +107,9 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
         if self.on_map:
             return CIRCULAR if layer.padding_mode == "circular" else None
         spans = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
-        pads = layer._reversed_padding_repeated_twice[::-1]
-        same = [a + b == span for a, b, span in zip(pads[::2], pads[1::2], spans, strict=True)]
-        return None if all(same) else SIZE
+        pads = layer._reversed_padding_repeated_twice  # of the last axis first
+        both = [a + b for a, b in zip(pads[::2], pads[1::2], strict=True)][::-1]
+        return None if both == spans else SIZE
 
     def objection(self, layer: nn.Module, use: LayerUse | None) -> Reason | None:
         """None: a map that leaves the spectrum in between is what costs."""
@@ -130,26 +141,43 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
     @classmethod
     def revert_model(cls, model: nn.Module) -> None:
         """Make it torch's layers again; batch norm that was removed stays away."""
-        if isinstance(model, SpectralNetwork):
-            for layer in _stage_layers(model).values():
+        for network in _networks(model).values():
+            for layer in _stage_layers(network).values():
                 become(layer, layer.to_conv())
-            del model.spectral_config
-            model.__class__ = model.made_from  # type: ignore[assignment]
+            del network.spectral_config
+            network.__class__ = network.made_from  # type: ignore[assignment]
 
     @classmethod
     def description(cls, model: nn.Module) -> dict[str, Any] | None:
-        """The config, and the threshold of every convolution that was converted."""
-        if not isinstance(model, SpectralNetwork):
-            return None
-        thresholds = {name: layer.threshold for name, layer in _stage_layers(model).items()}
-        return {"config": model.spectral_config.to_dict(), "thresholds": thresholds}
+        """The config, and the threshold of every convolution that was converted.
+
+        Of submodules that were converted by themselves, "parts" has the same by their names.
+        """
+        found = {
+            name: {
+                "config": network.spectral_config.to_dict(),
+                "thresholds": {n: m.threshold for n, m in _stage_layers(network).items()},
+            }
+            for name, network in _networks(model).items()
+        }
+        whole = found.pop("", {})
+        return {**whole, **({"parts": found} if found else {})} or None
 
     @classmethod
     def convert_as(cls, model: nn.Module, description: Mapping[str, Any] | None) -> None:
         """Convert the same convolutions, and give them their thresholds."""
         cls.revert_model(model)
-        if description is None:
-            return
+        parts = {**(description or {}).get("parts", {})}
+        if "config" in (description or {}):
+            parts[""] = description
+        modules = dict(model.named_modules())
+        for name, part in parts.items():
+            if name not in modules:
+                raise ValueError(f"{name!r} is converted there, but not in model")
+            cls._convert_part_as(modules[name], part)
+
+    @classmethod
+    def _convert_part_as(cls, model: nn.Module, description: Mapping[str, Any]) -> None:
         thresholds = description["thresholds"]
         config = config_from_dict(dict(description["config"]))
         assert isinstance(config, SpecNet)
@@ -169,6 +197,8 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
         conv = model.get_submodule(str(stage.conv.target))
         norm = None if stage.norm is None else model.get_submodule(str(stage.norm.target))
         if isinstance(norm, nn.modules.batchnorm._BatchNorm) and self.config.batch_norm == "remove":
+            tensors = (p for p in (conv.weight, conv.bias) if isinstance(p, Tensor))
+            self.overwritten += [(t, t.detach().clone()) for t in tensors]
             _fold(conv, norm)
             become(norm, nn.Identity().train(norm.training))
             norm = None
@@ -197,7 +227,9 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
         become(conv, layer)
 
 
-def calibrate_threshold(model: nn.Module, batches: Iterable[Tensor], density: float) -> Table:
+def calibrate_threshold(
+    model: nn.Module, batches: Iterable[Tensor | Sequence[Any]], density: float
+) -> Table:
     """Give every stage the threshold at which a fraction of its coefficients is kept.
 
     The stages are taken from the first to the last, each with those before it at their new
@@ -205,7 +237,7 @@ def calibrate_threshold(model: nn.Module, batches: Iterable[Tensor], density: fl
 
     Args:
         model: A converted model.
-        batches: A few inputs.
+        batches: A few inputs; of tuples and lists, as loaders give them, the first entry.
         density: Fraction of the coefficients to keep, 0 < density <= 1.
 
     Returns:
@@ -213,6 +245,7 @@ def calibrate_threshold(model: nn.Module, batches: Iterable[Tensor], density: fl
 
     Raises:
         ValueError: The density is outside its range, or the model has no such stage.
+        TypeError: `batches` is a tensor, where a list of them is meant.
 
     Examples:
         >>> import passband as pb
@@ -224,8 +257,10 @@ def calibrate_threshold(model: nn.Module, batches: Iterable[Tensor], density: fl
     """
     if not 0 < density <= 1:
         raise ValueError(f"density is {density}, allowed is 0 < density <= 1")
+    if isinstance(batches, Tensor):
+        raise TypeError("batches is a tensor, allowed are several: give a list, [batch]")
     layers = _stage_layers(model)
-    given = list(batches)
+    given = [model_input(batch) for batch in batches]
     if not layers or not given:
         raise ValueError("model has no stages of SpecNet, or batches is empty")
     rows = []
@@ -244,6 +279,11 @@ def calibrate_threshold(model: nn.Module, batches: Iterable[Tensor], density: fl
                 layer.threshold = sum(found) / len(found)
             rows.append({"layer": name, "threshold": f"{layer.threshold:.3g}"})
     return Table((Column("layer", "name"), Column("threshold")), rows)
+
+
+def _networks(model: nn.Module) -> dict[str, SpectralNetwork]:
+    """The model, or its submodules that were converted by themselves."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, SpectralNetwork)}
 
 
 def _stage_layers(model: nn.Module) -> dict[str, SpectralConv]:

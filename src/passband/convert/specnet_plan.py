@@ -1,16 +1,22 @@
 """Which layers of a model form a stage of SpecNet: a convolution and what follows it."""
 
 import operator
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from passband.config import SpecNet
+from passband.nn.fused_parts import pool_of
 from passband.nn.spectral_block import dense_block
 from passband.nn.spectral_map import SpectralMap
+from passband.ops.conv_block.pooling import Pool
+from passband.ops.spectral.on_map import MAP_ACTIVATIONS, NON_DECREASING
+from passband.ops.tracing import is_evaluated_eagerly
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
@@ -33,12 +39,8 @@ ACTIVATION_NAMES: dict[Any, str] = {
 """What calls an activation in a graph, and the activation's name."""
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-_POOLS = {
-    nn.MaxPool1d: "max",
-    nn.MaxPool2d: "max",
-    nn.AvgPool1d: "average",
-    nn.AvgPool2d: "average",
-}
+_OPTIONS = {"alpha": 1.0, "negative_slope": 0.01, "approximate": "none"}
+"""Options of activations that change what they compute, as a stage has them."""
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 _SUMS = (operator.add, torch.add)
 _MEANS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
@@ -58,76 +60,114 @@ class Stage:
     """What the model pools by: "max" or "average"."""
 
 
-def trace(model: nn.Module) -> fx.Graph:
-    """The model's operations.
+class Planner:
+    """Finds the stages of a traced model.
 
-    Raises:
-        ValueError: torch.fx cannot follow its forward method.
+    Args:
+        graph: The model's operations.
+        model: The model.
+        config: What it is converted by.
     """
-    try:
-        return fx.Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError, NameError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"model is {type(model).__name__}, whose forward method torch.fx cannot follow: "
-            f"{reason}; SpecNet needs one without decisions that depend on values"
-        ) from error
+
+    def __init__(self, graph: fx.Graph, model: nn.Module, config: SpecNet) -> None:
+        self.graph, self.model, self.config = graph, model, config
+        self.modules = dict(model.named_modules())
+        called = Counter(n.target for n in graph.nodes if n.op == "call_module")
+        self.once = {target for target, count in called.items() if count == 1}
+        read = [_attribute(model, n) for n in graph.nodes if n.op == "get_attr"]
+        own = [p for module in model.modules() for p in module._parameters.values()]
+        self.users = Counter(map(id, [*own, *read]))
+
+    def stages(self) -> Iterator[Stage]:
+        """Every convolution that is called once, with what follows it alone."""
+        for node in self.graph.nodes:
+            if node.target in self.once and isinstance(self._module(node), CONVOLUTIONS):
+                yield self._stage(node)
+
+    def _stage(self, conv: fx.Node) -> Stage:
+        stage = Stage(conv, conv)
+        while len(stage.last.users) == 1:
+            (node,) = stage.last.users
+            module = self._module(node)
+            begun = stage.activation is not None or stage.pool_mode is not None
+            pool = _pool(module)
+            if isinstance(module, nn.Identity):
+                pass
+            elif stage.norm is None and not begun and self._takes_norm(conv, node):
+                stage.norm = node
+            elif stage.activation is None and self._takes_activation(stage, node):
+                stage.activation = _activation(node, module)
+            elif stage.pool_mode is None and pool is not None:
+                stage.pool, stage.pool_mode = pool
+            else:
+                break
+            stage.last = node
+        return stage
+
+    def _module(self, node: fx.Node) -> nn.Module | None:
+        return self.modules[str(node.target)] if node.op == "call_module" else None
+
+    def _takes_norm(self, conv: fx.Node, node: fx.Node) -> bool:
+        """Whether a node is a batch norm; where it is to be folded, one that can be.
+
+        That is one with statistics, called once, after a convolution that alone has its weights.
+        """
+        norm = self._module(node)
+        if type(norm) not in _NORMS:
+            return False
+        assert isinstance(norm, _NORMS)
+        if self.config.batch_norm == "keep":
+            return True
+        own = all(self.users[id(p)] == 1 for p in self.modules[str(conv.target)].parameters())
+        return own and node.target in self.once and norm.running_mean is not None
+
+    def _takes_activation(self, stage: Stage, node: fx.Node) -> bool:
+        """Whether a node is an activation that a stage can have, which pools after it."""
+        module = self._module(node)
+        name, keeps = _activation(node, module), self.config.activation == "keep"
+        if name is None or (keeps and not _has_usual_options(node, module)):
+            return False
+        name = name if keeps else self.config.activation
+        if stage.pool_mode is None:
+            return True
+        if name not in MAP_ACTIVATIONS:
+            return self.config.pool == "spectral"  # both act on single frequencies
+        return self.config.pool == "stride" or (
+            self.config.pool == "max" and name in NON_DECREASING
+        )
 
 
-def stages(graph: fx.Graph, model: nn.Module) -> Iterator[Stage]:
-    """Every convolution of a graph that is called once, with what follows it alone."""
-    modules = dict(model.named_modules())
-    calls = [n for n in graph.nodes if n.op == "call_module"]
-    once = {n.target for n in calls if sum(m.target == n.target for m in calls) == 1}
-    for node in calls:
-        if node.target in once and isinstance(modules[node.target], CONVOLUTIONS):
-            yield _stage(node, modules, once)
-
-
-def _stage(conv: fx.Node, modules: dict[str, nn.Module], once: set[Any]) -> Stage:
-    stage = Stage(conv, conv)
-    while len(stage.last.users) == 1:
-        (node,) = stage.last.users
-        module = modules[str(node.target)] if node.op == "call_module" else None
-        if node.op == "call_module" and node.target not in once and module is None:
-            break
-        begun = stage.activation is not None or stage.pool_mode is not None
-        if isinstance(module, nn.Identity):
-            pass
-        elif type(module) in _NORMS and stage.norm is None and not begun:
-            stage.norm = node
-        elif stage.activation is None and _activation(node, module) is not None:
-            stage.activation = _activation(node, module)
-        elif stage.pool_mode is None and _pool(module) is not None:
-            stage.pool, stage.pool_mode = _pool(module) or (1, None)
-        else:
-            break
-        stage.last = node
-    return stage
+def _attribute(model: nn.Module, node: fx.Node) -> Any:
+    return operator.attrgetter(str(node.target))(model)
 
 
 def _activation(node: fx.Node, module: nn.Module | None) -> str | None:
+    """The name of the activation that a node calls."""
     called = type(module) if module is not None else node.target
     if node.op not in ("call_module", "call_function", "call_method"):
         return None
     return ACTIVATION_NAMES.get(called)
 
 
+def _has_usual_options(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an activation is the one of its name, without options that change it."""
+    if len(node.args) != 1:
+        return False
+    given = {**node.kwargs, **(vars(module) if module is not None else {})}
+    return all(given.get(name, usual) == usual for name, usual in _OPTIONS.items())
+
+
 def _pool(module: nn.Module | None) -> tuple[int | tuple[int, ...], str] | None:
     """Factor and kind of a pooling whose windows lie side by side."""
-    mode = _POOLS.get(type(module))
-    if module is None or mode is None:
+    pool = None if module is None else pool_of(module)
+    if pool is None:
         return None
-    kernel, stride = _pair(module.kernel_size), _pair(module.stride)
-    plain = kernel == stride and not module.ceil_mode and max(_pair(module.padding)) == 0
-    if not plain or max(_pair(getattr(module, "dilation", 1))) > 1:
+    alone = Pool(pool.kind, pool.kernel, pool.kernel, (0, 0))
+    if pool != replace(alone, count_include_pad=pool.count_include_pad):
         return None
-    factor: int | tuple[int, ...] = kernel if len(kernel) > 1 else kernel[0]
-    return factor, mode
-
-
-def _pair(value: Any) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else tuple(value)
+    rows, columns = pool.kernel
+    is_of_series = isinstance(module, (nn.MaxPool1d, nn.AvgPool1d))
+    return columns if is_of_series else (rows, columns), pool.kind
 
 
 def rewire(graph: fx.Graph, model: nn.Module, chosen: list[Stage]) -> None:
@@ -141,22 +181,43 @@ def rewire(graph: fx.Graph, model: nn.Module, chosen: list[Stage]) -> None:
             graph.erase_node(node)
             node = before
     modules = dict(model.named_modules())
-    spectral = {stage.conv for stage in chosen}
-    convs = set(spectral)
+    convs = {stage.conv for stage in chosen}
+    spectral: set[fx.Node] = set()
     for node in list(graph.nodes):
         given = [n for n in node.all_input_nodes if n in spectral]
-        if not given or node in convs:
-            continue
-        if _passes_spectra_on(node, given):
+        if node not in convs and given:
+            if _passes_spectra_on(node, given):
+                spectral.add(node)
+            elif _is_global_mean(node, modules):
+                node.op, node.target, node.args, node.kwargs = (
+                    *("call_function", global_mean, (given[0],), {}),
+                )
+            else:
+                for source in given:
+                    _use_map(graph, source, node)
+        if node in convs:
             spectral.add(node)
-        elif _is_global_mean(node, modules):
-            node.op, node.target, node.args, node.kwargs = (
-                *("call_function", global_mean, (given[0],), {}),
-            )
-        else:
-            for source in given:
-                node.replace_input_with(source, _as_map(graph, source, node))
+        if node in spectral and _is_changed_in_place(node, modules):
+            _use_map(graph, node)
+            spectral.remove(node)
     graph.lint()
+
+
+def _is_changed_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether one of several that read a value changes it for the others."""
+    return len(node.users) > 1 and any(_changes(user, node, modules) for user in node.users)
+
+
+def _changes(user: fx.Node, node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if user.kwargs.get("out") is node:
+        return True
+    if node not in (*user.args[:1], user.kwargs.get("input")):
+        return False
+    if user.op == "call_module":
+        return bool(getattr(modules[str(user.target)], "inplace", False))
+    name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", "")
+    by_name = name.endswith("_") and not name.endswith("__")
+    return by_name or bool(user.kwargs.get("inplace"))
 
 
 def consumers(node: fx.Node, convs: set[fx.Node]) -> set[fx.Node]:
@@ -165,7 +226,7 @@ def consumers(node: fx.Node, convs: set[fx.Node]) -> set[fx.Node]:
     for user in node.users:
         if user in convs:
             found.add(user)
-        elif user.target in (SpectralMap.cat, operator.add):
+        elif user.target in (SpectralMap.cat, added):
             found |= consumers(user, convs)
     return found
 
@@ -233,35 +294,51 @@ def global_mean(maps: SpectralMap) -> torch.Tensor:
     return maps.mean().reshape(*maps.shape[:2], *[1] * (len(maps.shape) - 2))
 
 
+def added(first: SpectralMap, second: SpectralMap) -> SpectralMap:
+    """The sum; of sizes that are not the same, that of the maps, as torch broadcasts them."""
+    if first.shape == second.shape:
+        return first + second
+    return SpectralMap.of(first.to_map() + second.to_map())
+
+
 def _passes_spectra_on(node: fx.Node, given: list[fx.Node]) -> bool:
     """Whether the node is a concatenation or a sum of spectra alone; makes it one."""
-    if len(given) < len(node.all_input_nodes):
-        return False
     if node.op == "call_function" and node.target in _CONCATENATIONS:
-        tensors, *rest = node.args
-        if (rest or [node.kwargs.get("dim", 0)])[0] != 1:
+        arguments = {**dict(zip(("tensors", "dim"), node.args, strict=False)), **node.kwargs}
+        tensors: Any = arguments.pop("tensors")
+        if arguments != {"dim": 1} or not all(t in given for t in tensors):
             return False
         node.target, node.args, node.kwargs = SpectralMap.cat, (tensors,), {}
         return True
     is_sum = (node.op, node.target) == ("call_method", "add") or node.target in _SUMS
-    if is_sum and len(node.args) == 2 and not node.kwargs:
-        node.op, node.target = "call_function", operator.add
+    if is_sum and len(node.args) == 2 and not node.kwargs and all(a in given for a in node.args):
+        node.op, node.target = "call_function", added
         return True
     return False
 
 
 def _is_global_mean(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    one = (1, (1,), (1, 1))
     if node.op == "call_module":
         module = modules[str(node.target)]
-        return isinstance(module, _MEANS) and set(_pair(module.output_size)) == {1}
-    one = (1, (1,), (1, 1))
+        return isinstance(module, _MEANS) and module.output_size in one
     functions = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d)
     return node.target in functions and len(node.args) == 2 and node.args[1] in one
 
 
-def _as_map(graph: fx.Graph, source: fx.Node, before: fx.Node) -> fx.Node:
-    known = [n for n in source.users if n.op == "call_method" and n.target == "to_map"]
-    if known:
-        return known[0]
-    with graph.inserting_after(source):
-        return graph.call_method("to_map", (source,))
+def as_map(maps: SpectralMap) -> torch.Tensor:
+    """The maps, as what follows may reshape and change them."""
+    dense = maps.to_map()
+    if is_evaluated_eagerly() and dense._is_view():
+        dense = dense.clone(memory_format=torch.contiguous_format)
+    return dense.contiguous()
+
+
+def _use_map(graph: fx.Graph, source: fx.Node, only: fx.Node | None = None) -> None:
+    """Let those who read a spectrum, or one of them, read its map instead."""
+    known = [n for n in source.users if n.target is as_map]
+    if not known:
+        with graph.inserting_after(source):
+            known = [graph.call_function(as_map, (source,))]
+    maps = known[0]
+    source.replace_all_uses_with(maps, lambda user: user is (only or user) and user is not maps)

@@ -18,6 +18,7 @@ from passband.ops.spectral.pointwise import ODD_ACTIVATIONS
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import Source, StoredSpectrum, run_stage, store
 from passband.ops.tracing import STORES, is_transformed, run_uncompiled
+from passband.spectrum.band import check_band_arguments
 from passband.spectrum.packed import check_storage
 
 ACTIVATIONS = (*ODD_ACTIVATIONS, *MAP_ACTIVATIONS)
@@ -110,6 +111,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         self.activation = activation
         self.pool = per_axis("pool", pool, axes, 1)
         self.pool_mode = pool_mode
+        check_band_arguments(compression, None, None)
         self.compression = compression
         self.storage = storage
         self.activation_first = order == "activation-first"
@@ -118,8 +120,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         self.norm_place: tuple[nn.Module, str] | None = None
         scale = torch.ones_like(self.weight[:, 0].flatten(1)[:, 0]) if learned_scale else None
         self.register_parameter("scale", None if scale is None else nn.Parameter(scale))
-        if not self.on_map:
-            self._check_keeps_size()
+        self._check_padding()
 
     @property
     def on_map(self) -> bool:
@@ -244,8 +245,8 @@ class _SpectralConv(nn.modules.conv._ConvNd):
 
     def pads(self) -> tuple[tuple[int, int], ...]:
         """Zeros before and after the map, per axis, as the convolution has them."""
-        pads = self._reversed_padding_repeated_twice[::-1]
-        return tuple(zip(pads[::2], pads[1::2], strict=True))
+        pads = self._reversed_padding_repeated_twice  # of the last axis first
+        return tuple(zip(pads[::2], pads[1::2], strict=True))[::-1]
 
     def extra_repr(self) -> str:
         """The arguments, and those of what follows the convolution."""
@@ -263,8 +264,16 @@ class _SpectralConv(nn.modules.conv._ConvNd):
             parts.append("gradient='straight-through'")
         return ", ".join(parts)
 
-    def _check_keeps_size(self) -> None:
-        """A map continued periodically has no border: nothing is lost or gained there."""
+    def _check_padding(self) -> None:
+        """Zeros around a map; or none of it: continued periodically, it has no border."""
+        allowed = ("zeros",) if self.on_map else ("zeros", "circular")
+        if self.padding_mode not in allowed:
+            raise ValueError(
+                f"padding_mode is {self.padding_mode!r}, allowed with activation "
+                f"{self.activation!r} is {' or '.join(allowed)}"
+            )
+        if self.on_map:
+            return
         for span, (before, after) in zip(self._span(), self.pads(), strict=True):
             if before + after != span - 1:
                 raise ValueError(

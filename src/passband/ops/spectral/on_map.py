@@ -23,7 +23,7 @@ MAP_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """Activations of maps, by name: the spectrum is transformed to the map and back around them."""
 
-_NON_DECREASING = ("identity", "relu", "tanh", "elu", "leaky-relu")
+NON_DECREASING = ("identity", "relu", "tanh", "elu", "leaky-relu")
 """The maximum of what they make of numbers is what they make of the maximum."""
 
 
@@ -63,7 +63,7 @@ class OnMap:
 
     def __call__(self, maps: Tensor) -> Tensor:  # noqa: D102  # the class says it
         activation = MAP_ACTIVATIONS[self.activation]
-        if self.pool_mode == "max" and self.activation in _NON_DECREASING:
+        if self.pool_mode == "max" and self.activation in NON_DECREASING:
             return activation(self._pooled(maps))  # of fewer numbers
         return self._pooled(activation(maps))
 
