@@ -90,8 +90,8 @@ class CompiledChain:
 
         Raises:
             TypeError: The images are no tensor.
-        ValueError: They have another shape than the example, or PyTorch would have to run the
-            chain and they have another type or device than its weights.
+            ValueError: They have another shape than the example, or PyTorch would have to run the
+                chain and they have another type or device than its weights.
         """
         if not isinstance(images, Tensor):
             raise TypeError(f"images are {type(images).__name__}; allowed is a tensor")

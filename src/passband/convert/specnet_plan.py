@@ -16,7 +16,6 @@ from passband.nn.spectral_block import dense_block
 from passband.nn.spectral_map import SpectralMap
 from passband.ops.conv_block.pooling import Pool
 from passband.ops.spectral.on_map import MAP_ACTIVATIONS, NON_DECREASING
-from passband.ops.tracing import is_evaluated_eagerly
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
@@ -226,7 +225,7 @@ def consumers(node: fx.Node, convs: set[fx.Node]) -> set[fx.Node]:
     for user in node.users:
         if user in convs:
             found.add(user)
-        elif user.target in (SpectralMap.cat, added):
+        elif user.target in (SpectralMap.cat, SpectralMap.__add__):
             found |= consumers(user, convs)
     return found
 
@@ -294,13 +293,6 @@ def global_mean(maps: SpectralMap) -> torch.Tensor:
     return maps.mean().reshape(*maps.shape[:2], *[1] * (len(maps.shape) - 2))
 
 
-def added(first: SpectralMap, second: SpectralMap) -> SpectralMap:
-    """The sum; of sizes that are not the same, that of the maps, as torch broadcasts them."""
-    if first.shape == second.shape:
-        return first + second
-    return SpectralMap.of(first.to_map() + second.to_map())
-
-
 def _passes_spectra_on(node: fx.Node, given: list[fx.Node]) -> bool:
     """Whether the node is a concatenation or a sum of spectra alone; makes it one."""
     if node.op == "call_function" and node.target in _CONCATENATIONS:
@@ -312,7 +304,7 @@ def _passes_spectra_on(node: fx.Node, given: list[fx.Node]) -> bool:
         return True
     is_sum = (node.op, node.target) == ("call_method", "add") or node.target in _SUMS
     if is_sum and len(node.args) == 2 and not node.kwargs and all(a in given for a in node.args):
-        node.op, node.target = "call_function", added
+        node.op, node.target = "call_function", SpectralMap.__add__
         return True
     return False
 
@@ -326,19 +318,11 @@ def _is_global_mean(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return node.target in functions and len(node.args) == 2 and node.args[1] in one
 
 
-def as_map(maps: SpectralMap) -> torch.Tensor:
-    """The maps, as what follows may reshape and change them."""
-    dense = maps.to_map()
-    if is_evaluated_eagerly() and dense._is_view():
-        dense = dense.clone(memory_format=torch.contiguous_format)
-    return dense.contiguous()
-
-
 def _use_map(graph: fx.Graph, source: fx.Node, only: fx.Node | None = None) -> None:
     """Let those who read a spectrum, or one of them, read its map instead."""
-    known = [n for n in source.users if n.target is as_map]
+    known = [n for n in source.users if n.target is SpectralMap.to_map]
     if not known:
         with graph.inserting_after(source):
-            known = [graph.call_function(as_map, (source,))]
+            known = [graph.call_function(SpectralMap.to_map, (source,))]
     maps = known[0]
     source.replace_all_uses_with(maps, lambda user: user is (only or user) and user is not maps)

@@ -12,7 +12,7 @@ from passband.ops.spectral.frame import Frame
 from passband.ops.spectral.on_map import OnMap
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import StoredSpectrum, run_to_dense
-from passband.ops.tracing import STORES, run_uncompiled
+from passband.ops.tracing import STORES, is_evaluated_eagerly, run_uncompiled
 
 
 @dataclass(frozen=True)
@@ -174,9 +174,9 @@ class SpectralMap:
         """The maps (B, C, n1, ..), in memory of their own."""
         maps = [piece.to_map() for piece in self.pieces]
         joined = maps[0] if len(maps) == 1 else torch.cat(maps, 1)
-        if joined._is_view() or not joined.is_contiguous():  # what torch's operators may give
+        if is_evaluated_eagerly() and joined._is_view():  # what torch's operators may give
             joined = joined.clone(memory_format=torch.contiguous_format)
-        return joined
+        return joined.contiguous()
 
     @run_uncompiled(STORES)
     def mean(self) -> Tensor:

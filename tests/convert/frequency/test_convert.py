@@ -98,7 +98,7 @@ def test_the_report_states_widths_and_multiplications() -> None:
         "2 of 64", "8 of 128", "15 of 256", "30 of 512", "43 of 512",
     ]  # fmt: skip
     assert rows["4"]["inputs"] == "2 of 64"  # that many come
-    assert rows["0"]["macs_after"] == 32 * 32 * 2 * 2 * 9
+    assert rows["0"]["macs_after"] == 32 * 32 * 2 * 3 * 9  # the image has three channels
     assert sum(row["macs_before"] for row in rows.values()) == 96_141_312 + 512 * 4
     assert report.macs_ratio > 200
     assert "Converted 6 layers" in str(report)
