@@ -370,26 +370,6 @@ def test_a_wrong_input_is_refused() -> None:
         layer(torch.zeros(3, 8, 8))
 
 
-class NormalisedByStored(torch.autograd.Function):
-    """Batch norm of a batch, whose gradient sees of the normalised maps what has been stored."""
-
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, stored: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        ctx.save_for_backward(maps, stored, gamma, beta)
-        return F.batch_norm(maps, None, None, gamma, beta, training=True)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        maps, stored, *numbers = ctx.saved_tensors
-        gamma, beta = (number.view(1, -1, 1, 1) for number in numbers)
-        over = {"dim": (0, 2, 3), "keepdim": True}
-        invstd = (maps.var(**over, correction=0) + 1e-5).rsqrt()
-        of_gamma = (grad * (stored - beta) / gamma).sum(**over)
-        along = (stored - stored.mean(**over)) / gamma * of_gamma * (gamma.numel() / maps.numel())
-        of_maps = gamma * invstd * (grad - grad.mean(**over) - along)
-        return of_maps, None, of_gamma.flatten(), grad.sum((0, 2, 3))
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)  # float32: by kernels
 @pytest.mark.parametrize("storage", ["float32", "int8"])
 @pytest.mark.parametrize("norm", [False, True])
@@ -397,8 +377,7 @@ class NormalisedByStored(torch.autograd.Function):
 def test_straight_through_gradients(
     order: str, norm: bool, storage: str, dtype: torch.dtype
 ) -> None:
-    """They are those of maps to which something has been added that is no function of them; batch
-    norm goes back by the maps that have been stored."""
+    """They are those of maps to which something has been added that is no function of them."""
     torch.manual_seed(0)
     options: dict[str, Any] = {"padding": 1, "order": order, "storage": storage, "dtype": dtype}
     options |= {"activation": "relu", "threshold": 0.7, "gradient": "straight-through"}
@@ -416,10 +395,8 @@ def test_straight_through_gradients(
 
     def step(maps: Tensor, index: int, stored: Tensor) -> Tensor:
         maps = layers[index].to_conv()(maps)
-        own = norms[index]
-        if norm and order == "threshold-first":
-            maps = NormalisedByStored.apply(maps, stored, own.weight, own.bias)
-        elif norm:
+        if norm:
+            own = norms[index]
             maps = F.batch_norm(maps, None, None, own.weight, own.bias, training=True)
         if order == "threshold-first":
             return F.relu(maps + (stored - maps).detach())

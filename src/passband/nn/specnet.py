@@ -388,7 +388,7 @@ class SpectralConv2d(_SpectralConv, nn.Conv2d):  # type: ignore[misc]
             gradient; or "straight-through" (Bengio et al., 2013), for activations of the map:
             gradients pass the threshold as if it were not there, so that what is zero can come
             back. What is kept is the same; gradients on their way are as large as without a
-            threshold.
+            threshold, and batch norm convolves again in the backward pass.
 
     Raises:
         ValueError: A value is outside its range; a spectral convolution is padded so that the map

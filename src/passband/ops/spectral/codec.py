@@ -7,7 +7,7 @@ coefficients that are kept, so their gradients need nothing but the bits of that
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, TypeAlias
 
@@ -174,7 +174,8 @@ class Maps:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of each channel, sums over images and points: gradient times map, gradient, map.
 
-        Where `is_whole`. The map is what is stored: of what is not, it is zero.
+        Where `is_whole`. The map is what is stored; of what is not, the gradient is zero, so that
+        the product lacks nothing.
 
         Args:
             units: Gradients, as for `encode_adjoint`.
@@ -187,8 +188,8 @@ class Maps:
         for (unit, bits, grad), own in zip(units, stored, strict=True):
             grad = own.values.new_zeros(2, own.count, dtype=own.dtype) if grad is None else grad
             if self._by_kernels(grad):
-                own, lanes = _at_places(own, bits), (unit.shape[2], channels)
-                values, table = _kernel_values(own), self.frame.analysis_table
+                values, lanes = _kernel_values(own), (unit.shape[2], channels)
+                table = self.frame.analysis_table
                 sums += kernels.products(table, grad, bits, lanes, values, own.scale)
                 continue
             gradient, spectrum = scatter(grad, bits, unit.shape), unpack(own)
@@ -221,10 +222,7 @@ class Maps:
             return maps.addcmul_(self.decode(stored), second.view(shape)).add_(constant.view(shape))
         mean = constant * math.sqrt(math.prod(self.frame.grid))
         numbers = [number.float().contiguous() for number in (first, second, mean)]
-        mixtures = [
-            self._mixture(_at_places(own, bits), *numbers)
-            for (_, bits, _), own in zip(units, stored, strict=True)
-        ]
+        mixtures = [self._mixture(own, *numbers) for own in stored]
         return self._written(self.frame.analysis_table, units, mixtures)
 
     def _mixture(
@@ -280,13 +278,6 @@ def _packed(
 def _kernel_values(unit: PackedSpectrum) -> Tensor:
     """The values of a unit as the kernels take them: 32-bit ones, or with a scale 8-bit ones."""
     return unit.values if unit.scale is not None else unit.values.float()
-
-
-def _at_places(unit: PackedSpectrum, bits: Tensor | None) -> PackedSpectrum:
-    """A unit with values at the places of these bits: its own, or all."""
-    if bits is not None or unit.bits is None:
-        return unit
-    return replace(unit, values=SPECTRA.decode([unit]).view(2, -1), bits=None, scale=None)
 
 
 def _suit(axes: int, units: Sequence[PackedSpectrum]) -> bool:

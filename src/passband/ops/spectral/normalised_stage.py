@@ -6,11 +6,10 @@ the first time makes is kept for the second one where it is small; what is large
 Backward it needs sums over the batch as well (the gradients of gamma and beta), and the normalised
 maps. Where the stored spectra are those of the normalised maps themselves, both come from there:
 
-    x = (y - beta) / gamma,    sum(grad y) = <G, Y>    (Parseval)
+    x = (y - beta) / gamma,    sum(grad y) = <G, Y>    (Parseval; G is zero where Y is not stored)
 
-with Y the stored spectrum and G its gradient, so that nothing is convolved again. x is the map that
-the threshold has left, as everywhere in the backward pass; where G is zero wherever Y is not stored
-(gradients that do not pass the threshold), the sums are exact nevertheless. Channels whose
+with Y the stored spectrum and G its gradient, so that nothing is convolved again. The sums are
+exact; x is the map that the threshold has left, as everywhere in the backward pass. Channels whose
 gamma is too small for that are convolved again, in a pass of their own through the images. Where
 more is done before the spectrum is stored, or most gammas are small, all channels are.
 """
@@ -162,8 +161,12 @@ class _NormalisedStage(torch.autograd.Function):
 
 
 def _tells_maps(options: StageOptions) -> bool:
-    """Whether what is stored is the spectrum of the maps, wherever a gradient comes back."""
-    return isinstance(options.writes, Maps) and options.writes.is_whole
+    """Whether what is stored is the spectrum of the maps, wherever a gradient comes back.
+
+    Gradients that pass the threshold come back where nothing is stored, too: without those parts of
+    the maps the sums would be others, and VGG-16 learned less.
+    """
+    return isinstance(options.writes, Maps) and options.writes.is_whole and not options.passes
 
 
 class _Backward:
@@ -180,7 +183,7 @@ class _Backward:
             self.stored = [dressed(unit, saved) for unit in ctx.results]
         else:
             self.stored = [replace(unit, bits=saved.pop(0)) for unit in ctx.results]
-        self.units = [(u, u.gradient_bits, g) for u, g in zip(self.stored, grads, strict=True)]
+        self.units = [(u, u.bits, g) for u, g in zip(self.stored, grads, strict=True)]
         mean, invstd, gamma, beta = (saved.pop(0) for _ in range(4))
         self.norm = Normalised(True, mean, invstd, gamma, beta)
         self.weak = self._weak_channels() if ctx.by_result else None
