@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import specnet
 
+from passband.studies.specnet import NORMALISED
 from passband.train import TrainConfig, run
 
 
@@ -27,7 +28,24 @@ def test_what_runs_reached(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("network", specnet.NETWORKS)
 def test_the_table_has_both_modes_and_their_rivals(network: str) -> None:
-    names = [way.name for way in specnet.ways(network)]
-    assert names[0] == "twin"
-    assert {"twin, checkpointed", "spectral-tanh, beta 1", "relu on the map, beta 1"} < set(names)
-    assert ("twin, memory-efficient" in names) == (network == "specdensenet")
+    found = {(way.name, way.beta) for way in specnet.ways(network, [])}
+    pool = "average" if network == "specdensenet" else "max"
+    assert specnet.ways(network, [])[0].name == "twin"
+    assert {("twin, checkpointed", ""), ("spectral-tanh, pool spectral", 1.0)} < found
+    assert {(f"relu, pool {pool}", 0.5), (f"relu, pool {pool}", 1.0)} < found
+    assert (("twin, memory-efficient", "") in found) == (network == "specdensenet")
+    assert any(way.batch_norm for way in specnet.ways(network, [])) == (network in NORMALISED)
+
+
+def test_every_run_is_a_row_of_its_network(tmp_path: Path) -> None:
+    config = TrainConfig(
+        data="digits", model="speclenet", method="specnet", threshold=0.75, activation="relu",
+        pool="max", epochs=1, limit_train=32, limit_test=16,
+    )  # fmt: skip
+    run(config, tmp_path / "own", progress=False)
+    of_network, of_another = (
+        {(way.name, way.beta) for way in specnet.ways(name, [tmp_path])}
+        for name in ("speclenet", "specalexnet")
+    )
+    assert ("relu, pool max", 0.75) in of_network
+    assert ("relu, pool max", 0.75) not in of_another
