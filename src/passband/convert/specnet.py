@@ -84,7 +84,8 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
                     f"model is converted already, by method {handler.method!r}; call "
                     "passband.revert(model) before"
                 )
-        for name, layer in _stage_layers(model).items():
+        if layers := _stage_layers(model):
+            name, layer = next(iter(layers.items()))
             raise ValueError(
                 f"layer {name!r} of model is a {type(layer).__name__}; call passband.revert on the "
                 "model that it was converted in, or leave such layers out of what is converted"

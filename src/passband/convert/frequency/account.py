@@ -98,12 +98,12 @@ def _with_widths(
     for node in model.graph.nodes:
         module, name = module_of(model, node), str(node.target)
         if isinstance(module, FrequencyLayer) and name in by_name:
-            given = found[node.all_input_nodes[0]]
-            saved, module.corner = module.corner, corners[name]
-            read = len(read_channels(module, given))
-            module.corner = saved
             if all(is_whole for _, is_whole in state.reads[name]):
                 read = module.sizes[module._in_axis]  # of an image, whose DCT the chain folds in
+            else:
+                saved, module.corner = module.corner, corners[name]
+                read = len(read_channels(module, found[node.all_input_nodes[0]]))
+                module.corner = saved
             taps = math.prod(module.sizes[2:])
             row = by_name.pop(name)
             done.append(

@@ -164,7 +164,7 @@ def _tells_maps(options: StageOptions) -> bool:
     """Whether what is stored is the spectrum of the maps, wherever a gradient comes back.
 
     Gradients that pass the threshold come back where nothing is stored, too: without those parts of
-    the maps the sums would be others, and VGG-16 learned less.
+    the maps gamma's gradient would be another.
     """
     return isinstance(options.writes, Maps) and options.writes.is_whole and not options.passes
 
