@@ -5,15 +5,19 @@ from pathlib import Path
 
 from passband.bench.machine import file_stem, machine_name, provenance
 
-__all__ = ["RESULTS", "file_stem", "machine_name", "provenance", "write_result"]
+__all__ = ["RESULTS", "file_stem", "machine_name", "provenance", "write_result", "write_rows"]
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def write_result(name: str, rows: list[dict]) -> None:
     """Write benchmarks/results/NAME_MACHINE_TORCH.csv, and say so."""
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{file_stem(name)}.csv"
+    write_rows(RESULTS / f"{file_stem(name)}.csv", rows)
+
+
+def write_rows(file: Path, rows: list[dict]) -> None:
+    """Write a CSV, and say so."""
+    file.parent.mkdir(exist_ok=True)
     with file.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=rows[0])
         writer.writeheader()

@@ -2,11 +2,14 @@
 
     python benchmarks/specnet.py accuracy RUNS [RUNS ...]   # what finished runs reached: a CSV
     python benchmarks/specnet.py memory [--runs RUNS ...]   # memory and time of steps: another
-    python benchmarks/specnet.py figures RUNS [RUNS ...] --network NAME     # curves, for the docs
+    python benchmarks/specnet.py figures [RUNS ...] --network NAME     # curves, for the docs
 
-RUNS are the run folders of `passband study specnet` (OUT/runs), or of `passband train`. `memory`
-measures the SpecNets among them with the weights they have, since what is kept depends on them; of
-the ways it names itself and finds no run of, the weights are the first ones, and the table says so.
+RUNS are the run folders of `passband study specnet` (OUT/runs), or of `passband train`. `accuracy`
+adds what they reached to the CSV that is there, in place of the same trainings; every row says on
+which machine and commit it was trained. `figures` draws that CSV against beta, and the learning
+curves of the runs, if any are given. `memory` measures the SpecNets among them with the weights
+they have, since what is kept depends on them; of the ways it names itself and finds no run of, the
+weights are the first ones, and the table says so.
 
 Fractions are those of the twin of the same kind, with or without batch norm. Kept: bytes that the
 forward pass leaves for the backward pass, every bit and unit included. Mean and peak: allocated
@@ -17,6 +20,7 @@ process grows.
 """
 
 import argparse
+import csv
 import json
 import sys
 from collections.abc import Iterator
@@ -28,7 +32,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from machine import RESULTS, provenance, write_result
+from machine import RESULTS, provenance, write_result, write_rows
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
@@ -43,6 +47,8 @@ from passband.train import TrainConfig, load_run
 
 NETWORKS = ("speclenet", "specalexnet", "specvgg16", "specdensenet")
 MEMORY = ("kept", "mean", "peak")
+ACCURACY = RESULTS / "accuracy-specnet.csv"  # of any machine: it does not say how fast
+TRAINING = ("network", "method", "beta", "epochs", "batch_size", "lr", "train_samples")
 
 
 @dataclass(frozen=True)
@@ -240,72 +246,106 @@ def _method(fields: dict[str, Any]) -> tuple[str, float | str]:
     return described(config.spec_net), config.threshold
 
 
-def accuracy(folders: list[Path]) -> list[dict[str, Any]]:
-    """A row for each finished run, twins first, beside the twin that has batch norm as it has."""
-    found = []
+def accuracy(folders: list[Path], known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each finished training, twins first, beside the twin of its kind.
+
+    Args:
+        folders: Where runs are.
+        known: Rows of before; a run takes the place of the same training's.
+    """
+    rows = {tuple(row[name] for name in TRAINING): row for row in known}
     for _, config, result in runs_in(folders):
         method, beta = _method(config)
-        found.append(
-            {
-                "network": config["model"].removesuffix("-bn"),
-                "method": method,
-                "beta": beta,
-                "accuracy": result["test_accuracy"],
-                "zero": result.get("realised_compression") or "",
-                "kept_bytes": result["saved_bytes"],
-                "epochs": config["epochs"],
-                "batch_size": config["batch_size"],
-                "lr": config["lr"],
-                "train_samples": result["train_samples"],
-                "test_samples": result["test_samples"],
-                "parameters": result["parameters"],
-            }
-        )
-    found.sort(
-        key=lambda r: (
-            r["network"], r["train_samples"], r["method"] != "twin",
-            not r["method"].startswith("twin"), r["method"], r["beta"] or 0,
-        )
-    )  # fmt: skip
-    twins = {
-        (r["network"], r["train_samples"], "norm" in r["method"]): r
-        for r in found
-        if r["method"].startswith("twin")
-    }
-    for row in found:
-        twin = twins[row["network"], row["train_samples"], "norm" in row["method"]]
-        row["lost"] = twin["accuracy"] - row["accuracy"]
-        row["kept"] = row["kept_bytes"] / twin["kept_bytes"]
-        row |= provenance()
+        row = {
+            "network": config["model"].removesuffix("-bn"),
+            "method": method,
+            "beta": beta,
+            "accuracy": result["test_accuracy"],
+            "zero": result.get("realised_compression") or "",
+            "kept_bytes": result["saved_bytes"],
+            "epochs": config["epochs"],
+            "batch_size": config["batch_size"],
+            "lr": config["lr"],
+            "train_samples": result["train_samples"],
+            "test_samples": result["test_samples"],
+            "parameters": result["parameters"],
+        }
+        rows[tuple(row[name] for name in TRAINING)] = row | provenance()
+    twins = {_kind(row): row for row in rows.values() if row["method"].startswith("twin")}
+    found = []
+    for row in sorted(rows.values(), key=_place):
+        twin = twins[_kind(row)]
+        ratios = {
+            "lost": twin["accuracy"] - row["accuracy"],
+            "kept": row["kept_bytes"] / twin["kept_bytes"],
+        }
+        found.append(row | ratios)
     return found
 
 
-def draw(network: str, folders: list[Path]) -> None:
-    """Accuracy and memory against the threshold, and learning curves, as SVG files of the docs."""
+def _kind(row: dict[str, Any]) -> tuple[str, int, bool]:
+    """What a network and its twin have in common."""
+    return row["network"], row["train_samples"], "norm" in row["method"]
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Where a row stands in the table."""
+    method = row["method"]
+    twin = method.startswith("twin")
+    return row["network"], row["train_samples"], not twin, method, row["beta"] or 0
+
+
+def read_accuracy(file: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV that `accuracy` wrote; none where there is no file."""
+    if not file.exists():
+        return []
+    words = {"network", "method", "machine", "threads", "torch", "commit"}
+    with file.open(newline="") as stream:
+        return [
+            {name: text if name in words or not text else _number(text) for name, text in r.items()}
+            for r in csv.DictReader(stream)
+        ]
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdigit() else float(text)
+
+
+def draw(network: str, rows: list[dict[str, Any]], folders: list[Path]) -> None:
+    """Curves as SVG files of the docs.
+
+    Accuracy and memory against the threshold are those of the network's trainings on the most
+    images; learning curves are those of runs, if there are folders.
+    """
     from passband.report.figures import against_threshold, learning_curves
     from passband.report.run_report import read_metrics
     from passband.train.run_folder import RunFolder
 
+    docs = RESULTS.parents[1] / "docs"
+    own = [row for row in rows if row["network"] == network]
+    most = max(row["train_samples"] for row in own)
     methods: dict[str, dict[float, tuple[float, float]]] = {}
     twins: dict[str, float] = {}
-    for row in accuracy(folders):
-        if row["network"] == network and row["beta"] == "":
+    for row in own:
+        if row["train_samples"] == most and row["beta"] == "":
             twins[row["method"]] = row["accuracy"]
-        elif row["network"] == network:
-            points = methods.setdefault(row["method"], {})
-            points[row["beta"]] = (row["accuracy"], row["kept"])
-    docs = RESULTS.parents[1] / "docs"
+        elif row["train_samples"] == most:
+            methods.setdefault(row["method"], {})[row["beta"]] = (row["accuracy"], row["kept"])
     title = f"{network}: accuracy and memory against beta"
     figure = against_threshold(methods, title=title, twins=twins)
     figure.savefig(docs / f"{network}-threshold.svg", metadata={"Date": None})
-    curves = {}
+    runs: dict[str, dict[float | str, Path]] = {}
     for run, config, _ in runs_in(folders):
-        method, beta = _method(config)
-        of_network = config["model"].removesuffix("-bn") == network
-        if of_network and (beta == "" or beta == min(methods[method], key=_from_one)):
-            curves[f"{method} {beta}".strip()] = read_metrics(RunFolder(run).metrics)
-    figure = learning_curves(curves, title=f"{network}: learning curves, beta 1 or nearest")
-    figure.savefig(docs / f"{network}-learning.svg", metadata={"Date": None})
+        if config["model"].removesuffix("-bn") == network:
+            method, beta = _method(config)
+            runs.setdefault(method, {})[beta] = run
+    curves = {}
+    for method, found in runs.items():
+        beta = "" if "" in found else min(found, key=_from_one)
+        curves[f"{method} {beta}".strip()] = read_metrics(RunFolder(found[beta]).metrics)
+    if curves:
+        figure = learning_curves(curves, title=f"{network}: learning curves, beta 1 or nearest")
+        figure.savefig(docs / f"{network}-learning.svg", metadata={"Date": None})
 
 
 def _from_one(beta: float) -> float:
@@ -324,13 +364,13 @@ def main() -> None:
     memory.add_argument("--runs", nargs="*", type=Path, default=[])
     memory.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
     figures = commands.add_parser("figures", help="curves of finished runs, for the docs")
-    figures.add_argument("runs", nargs="+", type=Path)
+    figures.add_argument("runs", nargs="*", type=Path)
     figures.add_argument("--network", required=True)
     given = parser.parse_args()
     if given.command == "figures":
-        draw(given.network, given.runs)
+        draw(given.network, read_accuracy(ACCURACY), given.runs)
     elif given.command == "accuracy":
-        write_result("accuracy-specnet", accuracy(given.runs))
+        write_rows(ACCURACY, accuracy(given.runs, read_accuracy(ACCURACY)))
     else:
         pb.keep_freed_memory()  # as `passband train` does
         for name in given.networks:
