@@ -14,16 +14,18 @@ weights are the first ones, and the table says so.
 Fractions are those of the twin of the same kind, with or without batch norm. Kept: bytes that the
 forward pass leaves for the backward pass, every bit and unit included. Mean and peak: allocated
 over a step (forward, loss, backward, SGD with momentum) above what was there before it, the
-weights' gradients included. Steps are timed in turn, in one process that keeps freed memory.
-Data from PASSBAND_DATA, in the paper's batches of 128. The study also measures by how much a fresh
-process grows.
+weights' gradients included. Resident: by how much a fresh process grows over two steps, as the
+operating system counts it. Steps are timed in turn, in one process. All processes keep freed
+memory, as `passband train` does. Data from PASSBAND_DATA, in the paper's batches of 128.
 """
 
 import argparse
 import csv
 import json
+import multiprocessing
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -39,6 +41,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 import passband as pb
 from passband.data import load_dataset
 from passband.measure.memory import allocated_bytes, saved_bytes
+from passband.measure.resident import resident_growth
 from passband.measure.timing import alternate
 from passband.networks import create_model
 from passband.networks.specnet import DenseLayer
@@ -46,7 +49,7 @@ from passband.studies.specnet import DATA, NORMALISED
 from passband.train import TrainConfig, load_run
 
 NETWORKS = ("speclenet", "specalexnet", "specvgg16", "specdensenet")
-MEMORY = ("kept", "mean", "peak")
+MEMORY = ("kept", "mean", "peak", "resident")
 ACCURACY = RESULTS / "accuracy-specnet.csv"  # of any machine: it does not say how fast
 TRAINING = ("network", "method", "beta", "epochs", "batch_size", "lr", "train_samples")
 
@@ -209,19 +212,32 @@ def trained(folders: list[Path]) -> dict[str, Path]:
     return found
 
 
+def resident(network: str, way: int, batch: int, runs: list[Path]) -> int:
+    """By how much this process grows over the first steps of one of `ways`."""
+    pb.keep_freed_memory()
+    data = images(DATA[network], batch)
+    return resident_growth(Step(network, ways(network, runs)[way], data, trained(runs)))
+
+
 def measure(network: str, batch: int, rounds: int, runs: list[Path]) -> list[dict[str, Any]]:
     """A row for each way to train a network."""
     rows: list[dict[str, Any]] = []
     known = trained(runs)
     steps = [Step(network, way, images(DATA[network], batch), known) for way in ways(network, runs)]
-    for step in steps:
+    with ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    ) as fresh:
+        grown = [fresh.submit(resident, network, i, batch, runs) for i in range(len(steps))]
+        sizes = [size.result() for size in grown]
+    for step, size in zip(steps, sizes, strict=True):
         row = {"network": network, "method": step.way.name, "beta": step.way.beta, "batch": batch}
         row |= {"weights": step.weights, "kept_bytes": saved_bytes(step.forward, step.model)}
         step()
         step.optimizer.zero_grad()  # gradients of a step before would count as there already
         allocated = allocated_bytes(step)
         step.optimizer.zero_grad()
-        rows.append(row | {"mean_bytes": allocated.mean, "peak_bytes": allocated.peak})
+        row |= {"mean_bytes": allocated.mean, "peak_bytes": allocated.peak}
+        rows.append(row | {"resident_bytes": size})
         print(rows[-1], file=sys.stderr, flush=True)
     for row, seconds in zip(rows, alternate(steps, rounds, warm_up=0), strict=True):
         row["step_seconds"] = seconds

@@ -8,7 +8,7 @@ import pytest
 from passband.measure.table import Table
 from passband.studies import run_study, specnet
 from passband.studies.specnet import CHECKPOINTED, COLUMNS, HALF, NOTES, TWIN
-from passband.studies.step_memory import resident_growth
+from passband.studies.step_memory import resident_growth_of_run
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_the_study(tmp_path: Path) -> None:
     assert full["test_accuracy"] == pytest.approx(twin["test_accuracy"], abs=0.05)  # rounding only
     assert json.loads((out / "result.json").read_text())["rows"] == list(rows)
     run = out / next(iter(json.loads((out / "result.json").read_text())["runs"].values()))
-    assert resident_growth(run, checkpointed=False) >= 0
+    assert resident_growth_of_run(run, checkpointed=False) >= 0
     pictures = {path.name for path in out.glob("*.png")}
     assert pictures == {"speclenet-threshold.png", "speclenet-learning.png"}
     assert "--thresholds 0,1" in result.report.read_text()

@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from passband.measure.memory import allocated_bytes, saved_bytes
+from passband.measure.resident import resident_growth
 from passband.train import TrainConfig, load_run
 from passband.train.evaluation import autocast
 from passband.train.parts import load_parts
 from passband.train.sampling import fetch
-
-_STEPS = 2  # the first also makes the optimizer's state, transforms and workspaces
 
 
 @dataclass(frozen=True)
@@ -57,39 +56,18 @@ def step_memory(run: Path, *, checkpointed: bool = False, with_resident: bool = 
 def _resident_growth_of_a_process(run: Path, checkpointed: bool) -> int:
     script = (
         "import sys, json; from pathlib import Path;"
-        "from passband.studies.step_memory import resident_growth;"
-        "print(json.dumps(resident_growth(Path(sys.argv[1]), sys.argv[2] == 'True')))"
+        "from passband.studies.step_memory import resident_growth_of_run;"
+        "print(json.dumps(resident_growth_of_run(Path(sys.argv[1]), sys.argv[2] == 'True')))"
     )
     command = [sys.executable, "-c", script, str(run), str(checkpointed)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(json.loads(done.stdout.splitlines()[-1]))
 
 
-def resident_growth(run: Path, checkpointed: bool) -> int:
-    """By how much this process grows over its first training steps.
-
-    Elsewhere than on Linux what it needed before, to load the data, hides as much of the growth.
-    """
-    import resource
-
+def resident_growth_of_run(run: Path, checkpointed: bool) -> int:
+    """By how much this process grows over the first training steps of a run's network."""
     step, _, _ = _step(run, checkpointed)
-    linux = Path("/proc/self/clear_refs")
-    if linux.exists():
-        linux.write_text("5")  # the highest size so far is that of now
-        before = _bytes_of_status("VmRSS")
-    else:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(_STEPS):
-        step()
-    if linux.exists():
-        return _bytes_of_status("VmHWM") - before
-    unit = 1 if sys.platform == "darwin" else 1024
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
-
-
-def _bytes_of_status(name: str) -> int:
-    text = Path("/proc/self/status").read_text()
-    return 1024 * int(text.partition(f"{name}:")[2].split()[0])
+    return resident_growth(step)
 
 
 def _step(
