@@ -83,6 +83,7 @@ def described(config: pb.SpecNet) -> str:
     words += ["batch norm kept"] if config.batch_norm == "keep" else []
     words += [config.storage] if config.storage != "float32" else []
     words += [config.gradient] if config.gradient != "masked" else []
+    words += [f"{config.dft_norm} DFT"] if config.dft_norm != "ortho" else []
     return ", ".join(words)
 
 

@@ -141,7 +141,7 @@ class SpecNet(Config):
     """Maps that stay spectra between layers, thresholded and stored sparsely (Guan et al., 2021).
 
     Args:
-        threshold: Beta: coefficients of the orthonormal DFT of less magnitude become zero.
+        threshold: Beta: coefficients of the DFT of less magnitude become zero.
         activation: "spectral-tanh", the paper's, of real and imaginary parts; "spectral-softsign",
             "spectral-hardtanh", "spectral-arctan" likewise; "relu", "tanh", "gelu", "silu", "elu",
             "leaky-relu" of the map, with transforms around it; "keep": the model's own, of the map.
@@ -156,6 +156,9 @@ class SpecNet(Config):
         order: "threshold-first", which the paper's text speaks for, or "activation-first".
         gradient: "masked": what the threshold has made zero has no gradient; or for activations of
             the map "straight-through": gradients pass the threshold as if it were not there.
+        dft_norm: The DFT that beta is meant for, by torch.fft's names: "ortho", where beta means
+            the same on maps of any size; "backward" (not normalised), where it spares large maps;
+            or "forward". The paper names none.
 
     Raises:
         ValueError: A value is outside its range.
@@ -177,6 +180,7 @@ class SpecNet(Config):
     storage: str = "float32"
     order: str = "threshold-first"
     gradient: str = "masked"
+    dft_norm: str = "ortho"
 
     def __post_init__(self) -> None:
         check_band_arguments(self.compression, None, None)

@@ -81,6 +81,9 @@ def train(
         str, option(SPECNET, f"{listed(specnet.ORDERS)}.")
     ] = "threshold-first",
     threshold_gradient: Annotated[str, option(SPECNET, f"{listed(specnet.GRADIENTS)}.")] = "masked",
+    dft_norm: Annotated[
+        str, option(SPECNET, f"Of the DFT that the threshold is for: {listed(specnet.DFT_NORMS)}.")
+    ] = "ortho",
     paper: Annotated[
         str | None,
         optional(

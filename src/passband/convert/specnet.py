@@ -68,6 +68,7 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
             config.storage,
             config.order,
             config.gradient,
+            config.dft_norm,
         )
         self.on_map = activation in MAP_ACTIVATIONS
         self._graph: fx.Graph | None = None
@@ -221,6 +222,7 @@ class SpecNetHandler(ConvolutionHandler[SpecNet]):
             storage=self.config.storage,
             order=self.config.order,
             gradient=self.config.gradient,
+            dft_norm=self.config.dft_norm,
         )
         if stage.norm is not None and isinstance(norm, nn.modules.batchnorm._BatchNorm):
             owner, _, name = str(stage.norm.target).rpartition(".")

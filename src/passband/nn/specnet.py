@@ -14,7 +14,7 @@ from passband.ops.band_limited_conv.geometry import per_axis
 from passband.ops.band_limited_conv.layout import is_under_autocast
 from passband.ops.spectral.normalised_stage import NormalisedFunction, run_normalised_stage
 from passband.ops.spectral.on_map import MAP_ACTIVATIONS
-from passband.ops.spectral.pointwise import ODD_ACTIVATIONS
+from passband.ops.spectral.pointwise import DFT_NORMS, ODD_ACTIVATIONS
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import Source, StoredSpectrum, run_stage, store
 from passband.ops.tracing import STORES, is_transformed, run_uncompiled
@@ -35,6 +35,7 @@ def check_stage_arguments(
     storage: str,
     order: str = ORDERS[0],
     gradient: str = GRADIENTS[0],
+    dft_norm: str = DFT_NORMS[0],
 ) -> None:
     """Check how a stage is to compute and store.
 
@@ -62,6 +63,8 @@ def check_stage_arguments(
         raise ValueError(f"gradient is {gradient!r}, allowed are {', '.join(GRADIENTS)}")
     if gradient != GRADIENTS[0] and not on_map:
         raise ValueError(f"gradient {gradient!r} is for activations of the map, not {activation!r}")
+    if dft_norm not in DFT_NORMS:
+        raise ValueError(f"dft_norm is {dft_norm!r}, allowed are {', '.join(DFT_NORMS)}")
 
 
 class _SpectralConv(nn.modules.conv._ConvNd):
@@ -82,12 +85,13 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         storage: str = "float32",
         order: str = "threshold-first",
         gradient: str = "masked",
+        dft_norm: str = "ortho",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.configure(
             threshold, activation, learned_scale, pool, pool_mode, compression, storage, order,
-            gradient,
+            gradient, dft_norm,
         )  # fmt: skip
 
     def configure(
@@ -101,13 +105,15 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         storage: str,
         order: str,
         gradient: str,
+        dft_norm: str,
     ) -> None:
         """Set what follows the convolution; see `SpectralConv2d`."""
         check_stage_arguments(
-            threshold, activation, pool_mode, learned_scale, storage, order, gradient
+            threshold, activation, pool_mode, learned_scale, storage, order, gradient, dft_norm
         )
         axes = len(self.kernel_size)
         self.threshold = float(threshold)
+        self.dft_norm = dft_norm
         self.activation = activation
         self.pool = per_axis("pool", pool, axes, 1)
         self.pool_mode = pool_mode
@@ -237,7 +243,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         conv = self._native.__new__(self._native)
         own = {
             *("threshold", "activation", "pool", "pool_mode", "compression", "storage"),
-            *("next_padding", "norm_place", "activation_first", "passes_gradients"),
+            *("next_padding", "norm_place", "activation_first", "passes_gradients", "dft_norm"),
         }
         conv.__dict__.update({k: v for k, v in self.__dict__.items() if k not in own})
         conv._parameters = {k: v for k, v in self._parameters.items() if k != "scale"}
@@ -252,6 +258,8 @@ class _SpectralConv(nn.modules.conv._ConvNd):
         """The arguments, and those of what follows the convolution."""
         parts = [super().extra_repr()]  # type: ignore[no-untyped-call]
         parts.append(f"threshold={self.threshold:g}")
+        if self.dft_norm != DFT_NORMS[0]:
+            parts.append(f"dft_norm={self.dft_norm!r}")
         if self.activation is not None:
             parts.append(f"activation={self.activation!r}")
         if max(self.pool) > 1:
@@ -372,7 +380,7 @@ class SpectralConv2d(_SpectralConv, nn.Conv2d):  # type: ignore[misc]
     around the map. That is smaller after pooling, saves transforms, and costs more accuracy.
 
     Args:
-        threshold: Beta: coefficients of the orthonormal DFT of less magnitude become zero.
+        threshold: Beta: coefficients of the DFT of less magnitude become zero.
         activation: "spectral-tanh" (the paper), "spectral-softsign", "spectral-hardtanh",
             "spectral-arctan" of coefficients; "relu", "tanh", "gelu", "silu", "elu", "leaky-relu",
             "identity" of maps; None is the spectral convolution alone.
@@ -389,6 +397,10 @@ class SpectralConv2d(_SpectralConv, nn.Conv2d):  # type: ignore[misc]
             gradients pass the threshold as if it were not there, so that what is zero can come
             back. What is kept is the same; gradients on their way are as large as without a
             threshold, and batch norm convolves again in the backward pass.
+        dft_norm: The DFT whose coefficients are compared with beta, by torch.fft's names: "ortho",
+            so that beta means the same on maps of any size; "backward", not normalised, so that it
+            spares large maps: on a map of N points it is beta / sqrt(N) of the orthonormal DFT; or
+            "forward", the mean, beta sqrt(N). The paper names none.
 
     Raises:
         ValueError: A value is outside its range; a spectral convolution is padded so that the map

@@ -1,5 +1,6 @@
 """Threshold, activation and pooling of spectra, each as a layer by itself."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from passband.nn.spectral_map import SpectralMap
 from passband.ops.band_limited_conv.geometry import per_axis
 from passband.ops.spectral import resample
 from passband.ops.spectral.on_map import MAP_ACTIVATIONS
-from passband.ops.spectral.pointwise import activate, threshold
+from passband.ops.spectral.pointwise import activate, orthonormal_beta, threshold
 from passband.ops.tracing import STORES, run_uncompiled
 
 
@@ -18,22 +19,24 @@ class SpectralThreshold(nn.Module):
     """Sets coefficients of magnitude below beta to zero.
 
     Args:
-        beta: Compared with coefficients of the orthonormal DFT, 0 or more.
+        beta: Compared with coefficients of the DFT, 0 or more.
+        dft_norm: How that DFT is normalised, by torch.fft's names; see `SpectralConv2d`.
 
     Examples:
         >>> SpectralThreshold(1.0)(SpectralMap.of(torch.randn(2, 3, 8, 8))).density < 0.7
         True
     """
 
-    def __init__(self, beta: float) -> None:
+    def __init__(self, beta: float, dft_norm: str = "ortho") -> None:
         super().__init__()
-        check_stage_arguments(beta, None, "spectral", False, "float32")
-        self.beta = float(beta)
+        check_stage_arguments(beta, None, "spectral", False, "float32", dft_norm=dft_norm)
+        self.beta, self.dft_norm = float(beta), dft_norm
 
     @run_uncompiled(STORES)
     def forward(self, maps: SpectralMap) -> SpectralMap:
         """From spectra to spectra."""
-        return SpectralMap.dense(maps.frame, threshold(maps.spectrum(), self.beta))
+        beta = orthonormal_beta(self.beta, math.prod(maps.frame.grid), self.dft_norm)
+        return SpectralMap.dense(maps.frame, threshold(maps.spectrum(), beta))
 
 
 class SpectralActivation(nn.Module):

@@ -25,6 +25,7 @@ from passband.ops.spectral.on_map import OnMap
 from passband.ops.spectral.pointwise import (
     activate,
     known_activation,
+    orthonormal_beta,
     squared_magnitude,
     threshold,
 )
@@ -44,6 +45,7 @@ class StageLayer(Protocol):
     dilation: tuple[int, ...]
     groups: int
     threshold: float
+    dft_norm: str
     activation: str | None
     pool: tuple[int, ...]
     pool_mode: str
@@ -159,7 +161,8 @@ class SpectralStage:
         before = self._before_threshold(sources, parameters, first=True)
         magnitudes = squared_magnitude(before).sqrt().flatten()
         dropped = int((1 - density) * magnitudes.numel())
-        return float(magnitudes.kthvalue(dropped + 1).values) if dropped else 0.0
+        beta = float(magnitudes.kthvalue(dropped + 1).values) if dropped else 0.0
+        return beta / self._orthonormal(1.0)
 
     def codecs(self) -> dict[str, Any]:
         """How `compute` has its sources read and its result stored: of `StageOptions`."""
@@ -173,7 +176,7 @@ class SpectralStage:
 
     def writes(self, layout: torch.memory_format = torch.contiguous_format) -> Codec:
         """How the result of `compute` is stored; gradients come back to maps of a layout."""
-        return Maps(self.result, self.layer.threshold, layout) if self.layer.on_map else SPECTRA
+        return Maps(self.result, self._beta, layout) if self.layer.on_map else SPECTRA
 
     def compute(
         self, sources: list[Tensor], parameters: Sequence[Tensor | None], first: bool
@@ -230,13 +233,22 @@ class SpectralStage:
     ) -> Tensor:
         layer = self.layer
         spectrum = self._before_threshold(sources, parameters, first)
-        kept = threshold(spectrum, layer.threshold)
+        kept = threshold(spectrum, self._beta)
         if layer.on_map:
             return spectrum + (kept - spectrum).detach() if layer.passes_gradients else kept
         spectrum = kept
         if not layer.activation_first:
             spectrum = activate(spectrum, layer.activation, parameters[2])
         return self._pool(spectrum)
+
+    @property
+    def _beta(self) -> float:
+        """What coefficients of the orthonormal DFT are compared with."""
+        return self._orthonormal(self.layer.threshold)
+
+    def _orthonormal(self, beta: float) -> float:
+        frame = self.result if self.layer.on_map else self.strided
+        return orthonormal_beta(beta, math.prod(frame.grid), self.layer.dft_norm)
 
     def _before_threshold(
         self, sources: list[Tensor], parameters: Sequence[Tensor | None], first: bool

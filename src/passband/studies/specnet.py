@@ -40,6 +40,7 @@ DATA = {
 
 MODES: dict[str, dict[str, Any]] = {
     "spectral-tanh": {"activation": "spectral-tanh"},
+    "spectral-tanh, backward DFT": {"activation": "spectral-tanh", "dft_norm": "backward"},
     "learned scale": {"activation": "spectral-tanh", "learned_scale": True},
     "average pooling": {"activation": "spectral-tanh", "pool": "average"},
     "relu on the map": {"activation": "relu", "pool": "max"},
@@ -49,6 +50,13 @@ MODES: dict[str, dict[str, Any]] = {
         "pool": "max",
         "batch_norm": "keep",
         "storage": "int8",
+    },
+    "relu, batch norm, int8, backward DFT": {
+        "activation": "relu",
+        "pool": "max",
+        "batch_norm": "keep",
+        "storage": "int8",
+        "dft_norm": "backward",
     },
     "relu, batch norm, int8, through": {
         "activation": "relu",
@@ -152,8 +160,8 @@ def run(
             between.
         modes: With commas between, of "spectral-tanh", "learned scale", "average pooling", "relu on
             the map", "relu, batch norm", "relu, batch norm, int8", "relu, batch norm, int8,
-            through", "relu, through", "relu, cropped", "relu, bfloat16", "relu, int8" and "relu,
-            beta last".
+            backward DFT", "relu, batch norm, int8, through", "relu, through", "relu, cropped",
+            "relu, bfloat16", "relu, int8", "relu, beta last" and "spectral-tanh, backward DFT".
         thresholds: Numbers with commas between.
         budget: Fraction of the paper's 300 epochs; the learning rate is halved as often.
         seeds: Trainings of each kind.

@@ -38,7 +38,7 @@ class TrainConfig:
         algorithm: How a band-limited convolution is computed.
         memory: "exact" runs blocks around convolutions so that they keep little for the backward
             pass, with the same gradients; see `passband.BandLimit`. None leaves them single.
-        threshold: Beta of a SpecNet; see `passband.SpecNet`, also for the next seven.
+        threshold: Beta of a SpecNet; see `passband.SpecNet`, also for the next eight.
         activation: Of a SpecNet.
         pool: Pooling of a SpecNet.
         batch_norm: What becomes of batch norm in a SpecNet.
@@ -46,6 +46,7 @@ class TrainConfig:
         storage: How a SpecNet stores values.
         threshold_order: Of a SpecNet's threshold and activation.
         threshold_gradient: Whether gradients pass a SpecNet's threshold.
+        dft_norm: Of the DFT that a SpecNet's threshold is meant for.
         epochs: Passes over the training data.
         batch_size: Examples per step and process.
         lr: Learning rate at the start.
@@ -116,6 +117,7 @@ class TrainConfig:
     storage: str = "float32"
     threshold_order: str = "threshold-first"
     threshold_gradient: str = "masked"
+    dft_norm: str = "ortho"
     epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01
@@ -189,8 +191,8 @@ class TrainConfig:
         elif replace(self.spec_net, compression=None) != SpecNet():
             raise ValueError(
                 f"method is {self.method!r}, which has no threshold, activation, pool, batch_norm, "
-                "learned_scale, storage, threshold_order or threshold_gradient; use method "
-                "'specnet'"
+                "learned_scale, storage, threshold_order, threshold_gradient or dft_norm; use "
+                "method 'specnet'"
             )
         self._check_frequency()
 
@@ -207,6 +209,7 @@ class TrainConfig:
             storage=self.storage,
             order=self.threshold_order,
             gradient=self.threshold_gradient,
+            dft_norm=self.dft_norm,
         )
 
     @property

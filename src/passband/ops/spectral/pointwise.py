@@ -1,5 +1,6 @@
 """What is done to single coefficients: the threshold, and activations."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,26 @@ ODD_DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
     "spectral-arctan": lambda y: y.cos().square(),
 }
 """Their derivatives, by the name, from what they give."""
+
+
+DFT_NORMS = ("ortho", "backward", "forward")
+"""How a DFT is normalised, by torch.fft's names: by 1/sqrt(N), not at all, by 1/N."""
+
+
+def orthonormal_beta(beta: float, points: int, dft_norm: str) -> float:
+    """The threshold of orthonormal coefficients that is `beta` for those of another DFT.
+
+    Args:
+        beta: Compared with coefficients of a DFT normalised as `dft_norm` says.
+        points: Points N of that DFT.
+        dft_norm: One of `DFT_NORMS`.
+
+    Examples:
+        >>> orthonormal_beta(1.0, 64, "backward")
+        0.125
+    """
+    root = math.sqrt(points)
+    return beta * {"ortho": 1.0, "backward": 1 / root, "forward": root}[dft_norm]
 
 
 def threshold(spectrum: Tensor, beta: float) -> Tensor:
