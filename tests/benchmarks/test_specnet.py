@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import specnet
+import specnet_runs
 from machine import write_rows
 
 from passband.studies.specnet import NORMALISED
@@ -18,7 +19,7 @@ def test_what_runs_reached(tmp_path: Path) -> None:
     own = replace(twin, method="specnet", activation="relu", pool="max", threshold=0.5)
     for name, config in (("own", own), ("twin", twin)):
         run(config, tmp_path / name, progress=False)
-    first, second = rows = specnet.accuracy([tmp_path], known=[])
+    first, second = rows = specnet_runs.accuracy([tmp_path], known=[])
     assert (first["method"], first["beta"], first["kept"], first["lost"]) == ("twin", "", 1, 0)
     assert (second["method"], second["beta"]) == ("relu, pool max", 0.5)
     assert second["kept"] < 0.8
@@ -26,7 +27,7 @@ def test_what_runs_reached(tmp_path: Path) -> None:
     key = specnet.key("speclenet", own.spec_net)
     assert specnet.trained([tmp_path]) == {key: tmp_path / "own"}
     write_rows(tmp_path / "rows.csv", rows)
-    assert specnet.read_accuracy(tmp_path / "rows.csv") == rows
+    assert specnet_runs.read_accuracy(tmp_path / "rows.csv") == rows
 
 
 def test_runs_join_the_rows_that_are_there(tmp_path: Path) -> None:
@@ -34,10 +35,10 @@ def test_runs_join_the_rows_that_are_there(tmp_path: Path) -> None:
         data="digits", model="speclenet", limit_train=64, limit_test=40, epochs=1, augment=False
     )
     run(config, tmp_path / "twin", progress=False)
-    (twin,) = specnet.accuracy([tmp_path], known=[])
+    (twin,) = specnet_runs.accuracy([tmp_path], known=[])
     before = twin | {"accuracy": 2.0, "commit": "1e9999"}
     other = before | {"method": "relu, pool max", "beta": 0.5, "accuracy": 0.0, "kept_bytes": 1}
-    first, second = specnet.accuracy([tmp_path], known=[other, before])
+    first, second = specnet_runs.accuracy([tmp_path], known=[other, before])
     assert first == twin, "a run takes the place of the same training"
     assert (second["commit"], second["lost"]) == ("1e9999", twin["accuracy"])
     assert second["kept"] == 1 / twin["kept_bytes"]
