@@ -5,6 +5,7 @@ from pathlib import Path
 
 from chain_views import accuracy, engines
 from memory_views import memory
+from specnet_views import specnet
 from speed_views import (
     curve,
     freed_memory,
@@ -30,6 +31,7 @@ VIEWS: dict[str, tuple[str, Callable[[Results], str]]] = {
     "chain accuracy": ("frequency-cifar10", accuracy),
     "memory": ("memory", memory),
     "precision": ("precision", precision),
+    "specnet": ("memory-specvgg16", specnet),
 }
 
 

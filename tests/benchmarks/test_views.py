@@ -236,3 +236,35 @@ def test_engines_side_by_side(tmp_path: Path) -> None:
     assert one[7:] == ["0.0400", "50.0", "yes", "2.00 |"]
     assert many[7:10] == ["-", "-", "no"]
     assert "commit abc and def" in text
+
+
+def test_what_spec_nets_do_without_harm(tmp_path: Path) -> None:
+    def memory(method: str, beta: str, peak: float) -> dict[str, object]:
+        row = {"method": method, "beta": beta, "kept": 0.1, "mean": 0.2, "peak": peak, "time": 1.2}
+        return {**row, "resident": 0.5, **ORIGIN}
+
+    def accuracy(method: str, beta: str, lost: float, images: int) -> dict[str, object]:
+        row = {"network": "specvgg16", "method": method, "beta": beta, "train_samples": images}
+        return {**row, "accuracy": 0.9 - lost, "lost": lost}
+
+    rows = [
+        memory("twin", "", 1.0), memory("exact-memory band-limited", "", 0.4),
+        memory("relu", "0.0", 0.6), memory("relu", "0.5", 0.35), memory("relu", "1.0", 0.3),
+        memory("spectral-tanh, pool spectral", "1.0", 0.2),
+    ]  # fmt: skip
+    write(tmp_path, "memory-specvgg16", rows)
+    reached = [
+        accuracy("relu", "0.0", -0.01, 100), accuracy("relu", "0.5", 0.01, 100),
+        accuracy("relu", "1.0", 0.02, 100), accuracy("relu", "1.0", 0.0, 50),
+        accuracy("spectral-tanh, pool spectral", "1.0", 0.5, 100),
+    ]  # fmt: skip
+    with (tmp_path / "results" / "accuracy-specnet.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(reached[0]))
+        writer.writeheader()
+        writer.writerows(reached)
+    text = shown("specnet", tmp_path)
+    own, paper, exact = [row.split(" | ") for row in text.splitlines() if row.startswith("| VGG")]
+    assert own[1:5] == ["relu", "0.500", "89.0", "90.0"]
+    assert own[5:9] == ["10.0", "20.0", "35.0", "50.0"]
+    assert paper[1:4] == ["spectral-tanh, pool spectral", "1.00", "40.0"]
+    assert exact[1:5] == ["exact-memory band-limited, c = 0.5", "-", "-", "-"]

@@ -1,0 +1,72 @@
+"""The table of SpecNets for the README: what each network can do without harm, and its rivals."""
+
+from tables import Results, Row, cell, markdown, read
+
+NAMES = {
+    "specvgg16": "VGG-16",
+    "specdensenet": "DenseNet",
+    "specalexnet": "AlexNet",
+    "speclenet": "LeNet",
+}
+HARMLESS = 0.01  # of the twin's accuracy, by the targets
+RIVALS = {
+    "twin, checkpointed": "checkpointed twin",
+    "exact-memory band-limited": "exact-memory band-limited, c = 0.5",
+}
+PAPER = ("spectral-tanh, pool spectral", 1.0)
+TITLES = [
+    "network",
+    "",
+    "beta",
+    "accuracy (%)",
+    "its twin's",
+    "kept (%)",
+    "mean",
+    "peak",
+    "RSS",
+    "time",
+]
+Key = tuple[str, float | None]
+
+
+def specnet(results: Results) -> str:
+    """Of each network the SpecNet of the lowest peak within a point, the paper's, and rivals."""
+    accuracies = results.folder / "accuracy-specnet.csv"
+    body = []
+    for network, title in NAMES.items():
+        measured = {_key(row): row for row in results.rows(f"memory-{network}")}
+        reached = _reached(read(accuracies), network)
+        harmless = [
+            key
+            for key in measured.keys() & reached.keys()
+            if key[1] is not None and float(reached[key]["lost"]) <= HARMLESS
+        ]
+        best = min(harmless, key=lambda key: float(measured[key]["peak"]), default=None)
+        wanted = {key: key[0] for key in ([best] if best else []) + [PAPER]}
+        wanted |= {(name, None): shown for name, shown in RIVALS.items()}
+        for key, shown in wanted.items():
+            if key in measured:
+                body.append([title, shown, *_cells(measured[key], reached.get(key))])
+    kinds = [f"memory-{network}" for network in NAMES]
+    where = f"Accuracies: [{accuracies.name}]({results.link(accuracies)}).\n"
+    return markdown(TITLES, body) + results.caption(*kinds) + where
+
+
+def _key(row: Row) -> Key:
+    return row["method"], float(row["beta"]) if row["beta"] else None
+
+
+def _reached(rows: list[Row], network: str) -> dict[Key, Row]:
+    """The trainings of a network on the most images."""
+    own = [row for row in rows if row["network"] == network]
+    most = max((int(row["train_samples"]) for row in own), default=0)
+    return {_key(row): row for row in own if int(row["train_samples"]) == most}
+
+
+def _cells(memory: Row, accuracy: Row | None) -> list[str]:
+    reached = ["-", "-"]
+    if accuracy is not None:
+        own = float(accuracy["accuracy"])
+        reached = [f"{100 * own:.1f}", f"{100 * (own + float(accuracy['lost'])):.1f}"]
+    sizes = [cell(memory.get(name, ""), 100) for name in ("kept", "mean", "peak", "resident")]
+    return [cell(memory["beta"]), *reached, *sizes, cell(memory["time"])]
