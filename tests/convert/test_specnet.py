@@ -1,4 +1,6 @@
 import copy
+import operator
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -342,3 +344,34 @@ def test_a_saved_network_of_this_package_is_made_anew(tmp_path: Path) -> None:
     pb.save(model, tmp_path / "net.safetensors")
     x = random(3, 1, 8, 8, dtype=torch.float32)
     assert torch.equal(pb.load(tmp_path / "net.safetensors")(x), model(x))
+
+
+class Pools(nn.Module):
+    """Functions of torch, of its C++ parts and of Python between the layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.norm(self.first(x))), 2)
+        x = F.gelu(self.second(x)) + torch.sigmoid(x)
+        return operator.mul(x, 2.0).flatten(1)
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@pytest.mark.parametrize("make", [sequential, Pools])
+def test_copies_and_pickles_of_a_converted_model(make: Any, way: Any) -> None:
+    model = make()
+    pb.convert(model, pb.SpecNet(0.3, activation="relu", pool="max", batch_norm="keep"))
+    x = random(3, 2, 8, 8, dtype=torch.float32)
+    same = way(model)
+    assert type(same) is type(model)
+    for _ in range(2):  # in training and in evaluation
+        assert torch.equal(same(x), model(x))
+        model.eval(), same.eval()
+    norms = [m for m in same.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert [n for m in same.modules() if isinstance(m, SpectralConv2d) for n in m.norm] == norms
+    pb.revert(same)
+    assert type(same) is type(make())

@@ -1,5 +1,8 @@
 """A model whose convolutions pass spectra on to each other."""
 
+import pkgutil
+from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from torch import fx, nn
@@ -18,17 +21,71 @@ class SpectralNetwork(nn.Module):
     """The class that the model had."""
     spectral_config: SpecNet
     """What it was converted by."""
+    _passband_forward: tuple[str, dict[str, Any]]
+    """The source of its forward method, and the names in it."""
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """For pickling and copying: the class is made anew, or found again."""
+        own: Any = getattr(self, "__getstate__", None)  # of every object from Python 3.11 on
+        state = self.__dict__ if own is None else own()
+        return _empty, (self.made_from, *self._passband_forward), state
 
 
 def network_class(kind: type[nn.Module], graph: fx.Graph) -> type[nn.Module]:
     """A model's class, of which the forward method is that of a graph, with the same arguments."""
     code = graph.python_code("self")
-    names: dict[str, Any] = dict(code.globals)
-    exec(code.src, names)
-    contents = {
-        "forward": names["forward"],
-        "made_from": kind,
-        "__doc__": SpectralNetwork.__doc__,
-        "__module__": __name__,
-    }
-    return type(f"Spectral{kind.__name__}", (SpectralNetwork, kind), contents)
+    return _class(kind, code.src, {name: _named(value) for name, value in code.globals.items()})
+
+
+_CLASSES: dict[Any, type[nn.Module]] = {}
+
+
+def _class(kind: type[nn.Module], source: str, names: Mapping[str, Any]) -> type[nn.Module]:
+    """The class of a forward method, the same one for the same method."""
+    key = (kind, source, repr(names))  # functions that have no name say where they lie
+    if key not in _CLASSES:
+        scope = {name: _found(value) for name, value in names.items()}
+        exec(source, scope)
+        contents = {
+            "forward": scope["forward"],
+            "made_from": kind,
+            "_passband_forward": (source, dict(names)),
+            "__doc__": SpectralNetwork.__doc__,
+            "__module__": __name__,
+        }
+        _CLASSES[key] = type(f"Spectral{kind.__name__}", (SpectralNetwork, kind), contents)
+    return _CLASSES[key]
+
+
+class _Name(str):
+    """Where a function or a module is to be imported from: some of torch's do not pickle."""
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, ModuleType):
+        return _Name(value.__name__)
+    if not callable(value) or isinstance(value, type):
+        return value
+    for name_of in (_own_name, fx.node._get_qualified_name):
+        try:
+            name = _Name(name_of(value))
+            if _found(name) is value:
+                return name
+        except (ImportError, AttributeError, ValueError, RuntimeError):
+            continue
+    return value
+
+
+def _own_name(value: Any) -> str:
+    return f"{value.__module__}:{value.__qualname__}"
+
+
+def _found(value: Any) -> Any:
+    return pkgutil.resolve_name(value) if isinstance(value, _Name) else value
+
+
+def _empty(kind: type[nn.Module], source: str, names: Mapping[str, Any]) -> nn.Module:
+    """An empty network, which its state will fill."""
+    made = _class(kind, source, names)
+    network: nn.Module = made.__new__(made)
+    return network
