@@ -93,7 +93,7 @@ def ways(network: str, runs: list[Path]) -> list[Way]:
     ]
     spec_nets = [
         *(on_map(beta) for beta in (0.5, 1.0)),
-        on_map(1.0, storage="int8"),
+        *(on_map(beta, storage="int8") for beta in (0.0, 1.0)),
         normalised(1.0),
         normalised(0.0, storage="int8"),
         normalised(0.5, storage="int8", gradient="straight-through"),
