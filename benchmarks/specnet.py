@@ -191,9 +191,10 @@ def trained(folders: list[Path]) -> dict[str, Path]:
 
 def resident(network: str, way: int, batch: int, runs: list[Path]) -> int:
     """By how much this process grows over the first steps of one of `ways`."""
-    pb.keep_freed_memory()
     data = images(DATA[network], batch)
-    return resident_growth(Step(network, ways(network, runs)[way], data, trained(runs)))
+    step = Step(network, ways(network, runs)[way], data, trained(runs))
+    pb.keep_freed_memory()
+    return resident_growth(step)
 
 
 def measure(network: str, batch: int, rounds: int, runs: list[Path]) -> list[dict[str, Any]]:
