@@ -6,7 +6,7 @@
 
 RUNS are the run folders of `passband study specnet` (OUT/runs), or of `passband train`. `accuracy`
 adds what they reached to the CSV that is there, in place of the same trainings; every row says on
-which machine and commit it was trained. `figures` draws that CSV against beta, and the learning
+which machine and commit that was. `figures` draws that CSV against beta, and the learning
 curves of the runs, if any are given. `memory` measures the SpecNets among them with the weights
 they have, since what is kept depends on them; of the ways it names itself and finds no run of, the
 weights are the first ones, and the table says so.
