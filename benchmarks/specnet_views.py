@@ -30,7 +30,10 @@ Key = tuple[str, float | None]
 
 
 def specnet(results: Results) -> str:
-    """Of each network the SpecNet of the lowest peak within a point, the paper's, and rivals."""
+    """Of each network the SpecNets of the lowest peak within a point, the paper's, and rivals.
+
+    With and without batch norm, which have twins of their own.
+    """
     accuracies = results.folder / "accuracy-specnet.csv"
     body = []
     for network, title in NAMES.items():
@@ -39,11 +42,15 @@ def specnet(results: Results) -> str:
         harmless = [
             key
             for key in measured.keys() & reached.keys()
-            if key[1] is not None and float(reached[key]["lost"]) <= HARMLESS
+            if key[1] is not None and round(float(reached[key]["lost"]), 6) <= HARMLESS
         ]
-        best = min(harmless, key=lambda key: float(measured[key]["peak"]), default=None)
-        wanted = {key: key[0] for key in ([best] if best else []) + [PAPER]}
-        wanted |= {(name, None): shown for name, shown in RIVALS.items()}
+        wanted: dict[Key, str] = {}
+        for has_norm in (True, False):
+            own = [key for key in harmless if ("norm" in key[0]) == has_norm]
+            if own:
+                best = min(own, key=lambda key: float(measured[key]["peak"]))
+                wanted[best] = best[0]
+        wanted |= {PAPER: PAPER[0], **{(name, None): shown for name, shown in RIVALS.items()}}
         for key, shown in wanted.items():
             if key in measured:
                 body.append([title, shown, *_cells(measured[key], reached.get(key))])
