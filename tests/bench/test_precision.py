@@ -5,9 +5,9 @@ from passband.bench import precision
 from passband.bench.precision import ALGORITHMS, NUMBERS, precision_rows
 
 # Of float64, float32, bfloat16 and float16 the unit roundoff, times what sums of a few hundred
-# products in another order, and transforms, add to it. In float64 the reference's own transforms are
-# the largest part: of 274 = 2 x 137 points up to 1.3e-14, by processor (input gradients, where both
-# algorithms agree to 1e-15).
+# products in another order, and transforms, add to it. In float64 the reference's own transforms
+# are the largest part: of 274 = 2 x 137 points up to 1.3e-14, by processor (input gradients, where
+# both algorithms agree to 1e-15).
 CEILING = {"float64": 5e-14, "float32": 5e-6, "bfloat16": 2e-2, "float16": 3e-3}
 
 
