@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # From the bottom up. A part imports from its own level and from those before it.
 LEVELS = (
-    ("allocator", "atomic", "extras", "names", "spectrum", "tensor_file"),
+    ("allocator", "atomic", "extras", "imported", "names", "spectrum", "tensor_file"),
     ("config",),
     ("ops",),
     ("functional",),
@@ -32,6 +32,7 @@ RANK = {part: rank for rank, level in enumerate(LEVELS) for part in level}
 CORE = (
     "allocator",
     "atomic",
+    "imported",
     "names",
     "tensor_file",
     "chain",

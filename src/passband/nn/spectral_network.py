@@ -1,13 +1,12 @@
 """A model whose convolutions pass spectra on to each other."""
 
-import pkgutil
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from torch import fx, nn
 
 from passband.config import SpecNet
+from passband.imported import from_name, to_name
 
 
 class SpectralNetwork(nn.Module):
@@ -34,7 +33,7 @@ class SpectralNetwork(nn.Module):
 def network_class(kind: type[nn.Module], graph: fx.Graph) -> type[nn.Module]:
     """A model's class, of which the forward method is that of a graph, with the same arguments."""
     code = graph.python_code("self")
-    return _class(kind, code.src, {name: _named(value) for name, value in code.globals.items()})
+    return _class(kind, code.src, {name: to_name(value) for name, value in code.globals.items()})
 
 
 _CLASSES: dict[Any, type[nn.Module]] = {}
@@ -44,7 +43,7 @@ def _class(kind: type[nn.Module], source: str, names: Mapping[str, Any]) -> type
     """The class of a forward method, the same one for the same method."""
     key = (kind, source, repr(names))  # functions that have no name say where they lie
     if key not in _CLASSES:
-        scope = {name: _found(value) for name, value in names.items()}
+        scope = {name: from_name(value) for name, value in names.items()}
         exec(source, scope)
         contents = {
             "forward": scope["forward"],
@@ -55,33 +54,6 @@ def _class(kind: type[nn.Module], source: str, names: Mapping[str, Any]) -> type
         }
         _CLASSES[key] = type(f"Spectral{kind.__name__}", (SpectralNetwork, kind), contents)
     return _CLASSES[key]
-
-
-class _Name(str):
-    """Where a function or a module is to be imported from: some of torch's do not pickle."""
-
-
-def _named(value: Any) -> Any:
-    if isinstance(value, ModuleType):
-        return _Name(value.__name__)
-    if not callable(value) or isinstance(value, type):
-        return value
-    for name_of in (_own_name, fx.node._get_qualified_name):
-        try:
-            name = _Name(name_of(value))
-            if _found(name) is value:
-                return name
-        except (ImportError, AttributeError, ValueError, RuntimeError):
-            continue
-    return value
-
-
-def _own_name(value: Any) -> str:
-    return f"{value.__module__}:{value.__qualname__}"
-
-
-def _found(value: Any) -> Any:
-    return pkgutil.resolve_name(value) if isinstance(value, _Name) else value
 
 
 def _empty(kind: type[nn.Module], source: str, names: Mapping[str, Any]) -> nn.Module:

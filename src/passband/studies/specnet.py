@@ -40,7 +40,6 @@ DATA = {
 
 MODES: dict[str, dict[str, Any]] = {
     "spectral-tanh": {"activation": "spectral-tanh"},
-    "spectral-tanh, backward DFT": {"activation": "spectral-tanh", "dft_norm": "backward"},
     "learned scale": {"activation": "spectral-tanh", "learned_scale": True},
     "average pooling": {"activation": "spectral-tanh", "pool": "average"},
     "relu on the map": {"activation": "relu", "pool": "max"},
@@ -161,7 +160,7 @@ def run(
         modes: With commas between, of "spectral-tanh", "learned scale", "average pooling", "relu on
             the map", "relu, batch norm", "relu, batch norm, int8", "relu, batch norm, int8,
             backward DFT", "relu, batch norm, int8, through", "relu, through", "relu, cropped",
-            "relu, bfloat16", "relu, int8", "relu, beta last" and "spectral-tanh, backward DFT".
+            "relu, bfloat16", "relu, int8" and "relu, beta last".
         thresholds: Numbers with commas between.
         budget: Fraction of the paper's 300 epochs; the learning rate is halved as often.
         seeds: Trainings of each kind.

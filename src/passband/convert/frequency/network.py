@@ -1,7 +1,6 @@
 """A network in the channel domain: which channels each of its values has."""
 
 import copy
-import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from torch import fx, nn
 
 from passband.config import FrequencyRegularization
 from passband.convert.frequency.trace import SHAPE, concatenated, is_concatenation, module_of
+from passband.imported import from_name, to_name
 from passband.nn.frequency_layer import FrequencyLayer, frequency_ranks
 from passband.nn.frequency_maps import ChannelDCT, CoefficientConv2d, FrequencyBatchNorm, add_maps
 
@@ -92,10 +92,13 @@ def _plain(node: fx.Node) -> dict[str, Any]:
     """What `fx.Graph.create_node` takes, with the shape that the value has for the example."""
     stand_in: Any = lambda value: _Value(value.name)  # noqa: E731
     args, kwargs = fx.node.map_arg(node.args, stand_in), fx.node.map_arg(node.kwargs, stand_in)
-    target: Any = node.target
-    if node.op == "call_function":  # builtins of torch's modules do not pickle
-        target = fx.node._get_qualified_name(target)
-    made = {"op": node.op, "target": target, "name": node.name, "args": args, "kwargs": kwargs}
+    made = {
+        "op": node.op,
+        "target": to_name(node.target),
+        "name": node.name,
+        "args": args,
+        "kwargs": kwargs,
+    }
     return made | {"shape": node.meta.get(SHAPE)}
 
 
@@ -107,12 +110,8 @@ def _unpickled(nodes: list[dict[str, Any]], state: dict[str, Any]) -> FrequencyN
         return values[found.name] if isinstance(found, _Value) else found
 
     for node in nodes:
-        target = node["target"]
-        if node["op"] == "call_function":
-            module, _, name = target.rpartition(".")
-            target = getattr(importlib.import_module(module), name)
         args, kwargs = (fx.node.map_aggregate(node[key], value) for key in ("args", "kwargs"))
-        made = graph.create_node(node["op"], target, args, kwargs, node["name"])
+        made = graph.create_node(node["op"], from_name(node["target"]), args, kwargs, node["name"])
         made.meta = {} if node["shape"] is None else {SHAPE: node["shape"]}
         values[node["name"]] = made
     root = nn.Module()
