@@ -1,10 +1,11 @@
+import multiprocessing
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from passband.atomic import atomic_path, check_destination, write_atomically
+from passband.atomic import atomic_path, check_destination, sweep, write_atomically
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -21,11 +22,31 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path: Path) -> Non
     path = tmp_path / "a.json"
     path.write_text("old")
     with atomic_path(path) as temporary:
-        assert temporary.parent == tmp_path  # a move within one file system cannot be seen halfway
+        # Below the same folder: a move within one file system cannot be seen halfway.
+        assert temporary.parent.parent == tmp_path
         assert temporary.suffix == ".json"  # for writers that look at it
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
+
+
+def test_what_a_killed_writer_left_is_swept_out_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").touch()
+    process = multiprocessing.get_context("spawn").Process(target=_die_writing, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 3
+    assert len(list(tmp_path.iterdir())) == 2
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".gitignore"]
+
+
+def _die_writing(folder: Path) -> None:
+    """End this process while it writes a file, with one of the writer's own beside it."""
+    with atomic_path(folder / "a.json") as temporary:
+        temporary.write_text("half of the n")
+        temporary.with_name(".tmp").write_text("half")
+        os._exit(3)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")

@@ -1,10 +1,13 @@
 """Files that are either whole or absent: written beside their place, then moved there."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_SUFFIX = ".writing"
 
 
 @contextmanager
@@ -28,9 +31,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}; make it")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    # A folder, since some writers make files of their own beside the one they are told to write.
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX))
+    temporary = folder / path.name
     try:
         yield temporary
         temporary.chmod(_mode(path))
@@ -38,9 +41,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        shutil.rmtree(folder)
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what processes that were killed in `atomic_path` left in a folder."""
+    for leftover in Path(folder).glob(f".*{_SUFFIX}"):
+        shutil.rmtree(leftover)
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from passband import __version__
-from passband.atomic import write_atomically
+from passband.atomic import sweep, write_atomically
 from passband.train.checkpoint_file import DamagedCheckpointError, read_checkpoint
 from passband.train.config import TrainConfig
 
@@ -80,8 +80,7 @@ class RunFolder:
         """Make the folders, and sweep out what a killed process left half written."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.checkpoints):
-            for leftover in folder.glob(".*.*.*"):
-                leftover.unlink()
+            sweep(folder)
 
     def begin(self, config: TrainConfig) -> None:
         """Make the folders and record what is run; what stands there of the same config stays."""
