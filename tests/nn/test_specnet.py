@@ -296,7 +296,7 @@ def test_batch_norm_goes_back_by_what_is_stored(
     assert ran == [convolved]
     for key, value in again.items():
         assert torch.equal(value, found[key])
-    monkeypatch.setattr(normalised_stage, "_tells_maps", lambda _: False)
+    monkeypatch.setattr(normalised_stage, "tells_maps", lambda _: False)
     expected = normalised_gradients(storage, threshold, gammas, groups)
     # sums are exact but for the rounding of what is stored; the maps lack what was not stored
     rounding = {"float32": 1e-5, "bfloat16": 2**-8, "int8": 2**-6}[storage]

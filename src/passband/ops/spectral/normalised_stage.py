@@ -3,18 +3,11 @@
 Forward it goes through the images twice: first for mean and variance, then for what it gives. What
 the first time makes is kept for the second one where it is small; what is larger is made again.
 
-Backward it needs sums over the batch as well (the gradients of gamma and beta), and the normalised
-maps. Where the stored spectra are those of the normalised maps themselves, both come from there:
-
-    x = (y - beta) / gamma,    sum(grad y) = <G, Y>    (Parseval; G is zero where Y is not stored)
-
-with Y the stored spectrum and G its gradient, so that nothing is convolved again. The sums are
-exact; x is the map that the threshold has left, as everywhere in the backward pass. Channels whose
+Backward, what is stored tells sums and maps where it can (see `norm_gradient`). Channels whose
 gamma is too small for that are convolved again, in a pass of their own through the images. Where
 more is done before the spectrum is stored, or most gammas are small, all channels are.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -25,6 +18,7 @@ from torch import Tensor
 from passband.ops.conv_block.derivative import differentiable_once
 from passband.ops.conv_block.normalisation import Moments, Normalised, NormCall, Sums, add_up
 from passband.ops.spectral.codec import Maps
+from passband.ops.spectral.norm_gradient import KnownMaps, tells_maps, weak_channels
 from passband.ops.spectral.sources import (
     Group,
     Sources,
@@ -45,10 +39,6 @@ from passband.ops.spectral.stage import (
     placeholder,
 )
 from passband.spectrum.packed import PackedSpectrum
-
-LEAST_GAMMA = {"float32": 2.0**-14, "bfloat16": 2.0**-5, "int8": 2.0**-4}
-"""How small gamma may be beside the largest gamma and beta for the map to be known by what is
-stored: the error of what is stored, by this, should be small."""
 
 KEPT_BYTES = 32 << 20
 """What maps of the whole batch may have to be kept between the first time and the second."""
@@ -129,7 +119,7 @@ class _NormalisedStage(torch.autograd.Function):
                 made = function.finish(made)
             results += encode(made, group.images, options)
         own = (norm.mean, norm.invstd, gamma, beta)
-        ctx.by_result = function.finish is None and _tells_maps(options)
+        ctx.by_result = function.finish is None and tells_maps(options)
         bits = [unit.gradient_bits for unit in results]
         of_results = unit_tensors(results) if ctx.by_result else bits
         ctx.save_for_backward(*sources.tensors(), *of_results, *own, *given, *parameters)
@@ -158,15 +148,6 @@ class _NormalisedStage(torch.autograd.Function):
                 for leaf in run.leaves
             ),
         )
-
-
-def _tells_maps(options: StageOptions) -> bool:
-    """Whether what is stored is the spectrum of the maps, wherever a gradient comes back.
-
-    Gradients that pass the threshold come back where nothing is stored, too: without those parts of
-    the maps gamma's gradient would be another.
-    """
-    return isinstance(options.writes, Maps) and options.writes.is_whole and not options.passes
 
 
 class _Backward:
@@ -203,33 +184,24 @@ class _Backward:
         Args:
             weak: Channels that are convolved again, for which one goes through the images before.
         """
-        norm, codec, function = self.norm, self.options.writes, self.function
+        codec = self.options.writes
         assert isinstance(codec, Maps)
-        gamma = torch.ones_like(norm.mean) if norm.gamma is None else norm.gamma
-        beta = torch.zeros_like(norm.mean) if norm.beta is None else norm.beta
-        products, totals, of_maps = codec.products(self.units, self.stored)
-        of_gamma = (products - beta * totals) / gamma
-        sums = of_gamma.to(norm.mean.dtype), totals.to(norm.mean.dtype)
+        known = KnownMaps(self.function.norm, self.norm, codec, self.stored, self.units)
+        sums, of_maps = known.sums()
         again = _Weak(self, weak) if len(weak) else None
         if again is not None:
             for of_all, of_weak in zip(sums, again.sums, strict=True):
                 of_all.index_copy_(0, weak, of_weak)
-        values = sum(unit.shape[2] for unit in self.stored) * math.prod(codec.frame.size)
-        (whole, _), _ = function.norm.over_all((of_maps, of_maps), values)
-        over_all, values = function.norm.over_all(sums, values)
-        # as Normalised.backward has it, with (y - mean y) / gamma for (maps - mean) * invstd; the
-        # mean would be beta, but for what is not stored
-        second = norm.invstd * over_all[0] / -values
-        constant = norm.scale * over_all[1] / -values - second * (whole / values).to(second.dtype)
-        numbers = [
+        over_all, values, mixture = known.over_all(sums, of_maps)
+        scale, second, constant = (
             number.index_fill(0, weak, in_weak)
-            for number, in_weak in ((norm.scale, 1), (second, 0), (constant, 0))
-        ]
+            for number, in_weak in zip(mixture, (1, 0, 0), strict=True)
+        )
         for group in self.sources.groups():
             dense, own = group.dense(), slice(group.first, group.last)
 
             def gradient(_: Tensor, dense: Any = dense, own: Any = own) -> Tensor:
-                found = codec.encode_adjoint_with(self.units[own], self.stored[own], *numbers)
+                found = known.gradient(own, (scale, second, constant))
                 if again is not None:
                     again.backward(dense, found, over_all, values)
                 return found
@@ -307,14 +279,10 @@ class _Backward:
 
     def _weak_channels(self) -> Tensor | None:
         """Channels whose normalised maps cannot be told from what is stored; None: take all."""
-        gamma, beta = self.norm.gamma, self.norm.beta
-        if gamma is None:
-            return self.norm.mean.new_empty(0, dtype=torch.int64)
-        sizes = gamma.abs() if beta is None else torch.maximum(gamma.abs(), beta.abs())
-        weak = gamma.abs() <= LEAST_GAMMA[self.options.storage] * sizes.amax()
-        found = weak.nonzero().flatten()
-        too_many = len(found) > (len(gamma) // 2 if self.function.splits_channels else 0)
-        return None if too_many else found
+        weak = weak_channels(self.norm, self.options.storage)
+        channels = len(self.norm.mean)
+        too_many = len(weak) > (channels // 2 if self.function.splits_channels else 0)
+        return None if too_many else weak
 
 
 class _Weak:
