@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passband.nn.fused_parts import norm_call, takes_batch_statistics
+from passband.nn.fused_parts import takes_batch_statistics
 from passband.nn.spectral_map import Piece, SpectralMap
 from passband.nn.spectral_stage import SpectralStage
 from passband.ops.band_limited_conv.geometry import per_axis
 from passband.ops.band_limited_conv.layout import is_under_autocast
-from passband.ops.spectral.normalised_stage import NormalisedFunction, run_normalised_stage
+from passband.ops.spectral.normalised_stage import run_normalised_stage
 from passband.ops.spectral.on_map import MAP_ACTIVATIONS
 from passband.ops.spectral.pointwise import DFT_NORMS, ODD_ACTIVATIONS
 from passband.ops.spectral.sources import StageOptions
@@ -207,12 +207,7 @@ class _SpectralConv(nn.modules.conv._ConvNd):
     ) -> StoredSpectrum:
         for norm in stage.layer.norm:
             if takes_batch_statistics(norm) and batch > 0:  # of nothing, torch's own takes none
-                function = NormalisedFunction(
-                    stage.convolve,
-                    norm_call(norm),
-                    stage.finish,
-                    splits_channels=stage.layer.groups == 1,
-                )
+                function = stage.normalised(norm)
                 *others, gamma, beta, _, _ = parameters
                 return run_normalised_stage(function, sources, others, gamma, beta, options)
         return run_stage(stage.compute, sources, parameters, options)

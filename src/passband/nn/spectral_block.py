@@ -13,6 +13,7 @@ from passband.nn.spectral_map import Form, Piece, SpectralMap
 from passband.nn.spectral_stage import SpectralStage
 from passband.ops.spectral.block import Block, BlockStage, Reader, run_block
 from passband.ops.spectral.codec import SPECTRA, Maps
+from passband.ops.spectral.norm_gradient import tells_maps
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import StoredSpectrum, store
 from passband.ops.tracing import (
@@ -152,20 +153,22 @@ def _block(
         known = form.then.is_known_by_its_result
         return Reader(channels, codec, form.finish, form.then.gradient if known else None)
 
-    own = [
-        BlockStage(
+    def block_stage(layer: SpectralConv, stage: SpectralStage) -> BlockStage:
+        stores = StageOptions(
+            layer.storage, layer.threshold > 0, layer.passes_gradients, writes=stage.writes(layout)
+        )
+        values = maps.shape[0] * math.prod(stage.result.size)
+        known = tells_maps(stores) and stage.finish is None and values > 1  # else torch's error
+        norms = [norm for norm in layer.norm if known and takes_batch_statistics(norm)]
+        return BlockStage(
             stage.compute,
             len(layer.stage_parameters()),
-            StageOptions(
-                layer.storage,
-                layer.threshold > 0,
-                layer.passes_gradients,
-                writes=stage.writes(layout),
-            ),
+            stores,
             None if stage is stages[-1] else reader(stage.form, layer.out_channels),
             stage.gradient_only if stage.is_known_by_its_result else None,
+            stage.normalised(norms[0]) if norms else None,
         )
-        for layer, stage in zip(layers, stages, strict=True)
-    ]
+
+    own = [block_stage(layer, stage) for layer, stage in zip(layers, stages, strict=True)]
     readers = tuple(reader(piece.form, piece.channels) for piece in maps.pieces)
     return Block(tuple(own), readers, 1 if on_map else 3, layout, options)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from passband import functional
+from passband.nn.fused_parts import norm_call
 from passband.nn.spectral_map import Form
 from passband.ops.band_limited_conv.geometry import ConvGeometry
 from passband.ops.band_limited_conv.op import (
@@ -21,6 +22,7 @@ from passband.ops.spectral import resample
 from passband.ops.spectral.codec import SPECTRA, Codec, Maps
 from passband.ops.spectral.convolution_gradient import gradient_only
 from passband.ops.spectral.frame import Frame
+from passband.ops.spectral.normalised_stage import NormalisedFunction
 from passband.ops.spectral.on_map import OnMap
 from passband.ops.spectral.pointwise import (
     activate,
@@ -213,6 +215,13 @@ class SpectralStage:
     def finish(self) -> Callable[[Tensor], Tensor] | None:
         """What is done to the maps before they are stored; None is nothing."""
         return self.then if self.layer.activation_first else None
+
+    def normalised(self, norm: nn.modules.batchnorm._BatchNorm) -> NormalisedFunction:
+        """`compute` in its parts, for one call of a batch norm by the batch's own statistics."""
+        splits = self.layer.groups == 1
+        return NormalisedFunction(
+            self.convolve, norm_call(norm), self.finish, splits_channels=splits
+        )
 
     @property
     def is_known_by_its_result(self) -> bool:

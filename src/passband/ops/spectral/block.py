@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from passband.ops.conv_block.derivative import differentiable_once
-from passband.ops.spectral.codec import Codec
+from passband.ops.conv_block.normalisation import Normalised, Sums
+from passband.ops.spectral.codec import Codec, Maps
+from passband.ops.spectral.norm_gradient import KnownMaps, weak_channels
+from passband.ops.spectral.normalised_stage import NormalisedFunction
 from passband.ops.spectral.sources import (
     Group,
     Sources,
@@ -80,6 +83,9 @@ class BlockStage:
         reader: How the stages after it read its result; None where there are none.
         gradient_only: From the channels, the parameters and the result, something that has the
             function's gradients; None where there is no such thing.
+        normalised: The function in its parts where it ends with a batch norm by the batch's own
+            statistics, the maps of which can be told from what is stored; gamma and beta are the
+            fourth and third parameter from the last. Else None.
     """
 
     function: StageFunction
@@ -87,6 +93,19 @@ class BlockStage:
     options: StageOptions
     reader: Reader | None
     gradient_only: Callable[[list[Tensor], Sequence[Tensor | None], Tensor], Tensor] | None
+    normalised: NormalisedFunction | None
+
+    def run(
+        self, given: Tensor, parameters: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Normalised | None]:
+        """What is to be stored; and its batch norm, if that is known by what is stored."""
+        if self.normalised is None:
+            return self.function([given], parameters, True), None
+        gamma, beta = parameters[-4], parameters[-3]
+        made = self.normalised.convolve([given], parameters, True)
+        made, mean, invstd = self.normalised.norm.forward(made, gamma, beta, in_place=True)
+        norm = Normalised(True, mean, invstd, gamma, beta)
+        return made, None if len(weak_channels(norm, self.options.storage)) else norm
 
 
 @dataclass(frozen=True)
@@ -166,20 +185,27 @@ class _Block(torch.autograd.Function):
         parameters = block.of_stages(tensors[stored:])
         sources = Sources(shapes, [], block.options)
         results: list[list[PackedSpectrum]] = [[] for _ in block.stages]
+        norms: list[Normalised | None] = [None] * len(block.stages)
         for group in sources.groups():
             channels = _Channels(block)
             for reader, units in zip(block.readers, group.units_of_sources(), strict=True):
                 channels.add(reader.read(units))
-            for stage, own, result in zip(block.stages, parameters, results, strict=True):
-                dense = stage.function([channels.some(0, channels.count)], own, True)
+            for place, (stage, own) in enumerate(zip(block.stages, parameters, strict=True)):
+                dense, norms[place] = stage.run(channels.some(0, channels.count), own)
                 made = encode(dense, group.images, stage.options)
-                result += made
+                results[place] += made
                 if stage.reader is not None:
                     channels.add(stage.reader.read(made))
+        ctx.normalised = [norm is not None for norm in norms]
+        read = [stage.reader is not None for stage in block.stages]
+        ctx.whole = [any(reasons) for reasons in zip(read, ctx.normalised, strict=True)]
         kept = [
             tensor
-            for stage, result in zip(block.stages, results, strict=True)
-            for tensor in _kept(stage, result)
+            for is_whole, result in zip(ctx.whole, results, strict=True)
+            for tensor in _kept(is_whole, result)
+        ]
+        kept += [
+            tensor for norm in norms if norm is not None for tensor in (norm.mean, norm.invstd)
         ]
         ctx.save_for_backward(*sources.tensors(), *kept, *tensors[stored:])
         ctx.block, ctx.stored, ctx.sources = block, stored, sources.without_tensors()
@@ -196,9 +222,10 @@ class _Block(torch.autograd.Function):
         saved = list(ctx.saved_tensors)
         sources = ctx.sources.with_tensors(saved)  # takes its own from the front
         results = [
-            _with_kept(stage, result, saved)
-            for stage, result in zip(block.stages, ctx.results, strict=True)
+            _with_kept(is_whole, result, saved)
+            for is_whole, result in zip(ctx.whole, ctx.results, strict=True)
         ]
+        moments = [[saved.pop(0) for _ in range(2 * known)] for known in ctx.normalised]
         needs = ctx.needs_input_grad[3:]
         leaves = block.of_stages(
             [
@@ -206,13 +233,17 @@ class _Block(torch.autograd.Function):
                 for p, need in zip(saved, needs[ctx.stored :], strict=True)
             ]
         )
+        norms = [
+            Normalised(True, of_batch[0], of_batch[1], own[-4], own[-3]) if of_batch else None
+            for of_batch, own in zip(moments, leaves, strict=True)
+        ]
         left = iter(grads)
         of_results = [[next(left) for _ in result] for result in results]
         sums: list[list[Tensor | None]] = [[None] * len(own) for own in leaves]
         of_sources: list[list[Tensor | None]] = [[] for _ in sources.shapes]
         for group in sources.groups():
             own = slice(group.first, group.last)
-            one = _Backward(block, group, [units[own] for units in results], ctx.autocast)
+            one = _Backward(block, group, [units[own] for units in results], norms, ctx.autocast)
             found = one.run([g[own] for g in of_results], leaves, sums, any(needs[: ctx.stored]))
             for mine, values in zip(of_sources, found, strict=True):
                 mine += values
@@ -231,9 +262,11 @@ class _Backward:
         block: Block,
         group: Group,
         results: list[list[PackedSpectrum]],
+        norms: list[Normalised | None],
         autocast: Callable[[], Any],
     ) -> None:
-        self.block, self.group, self.results, self.autocast = block, group, results, autocast
+        self.block, self.group, self.results, self.norms = block, group, results, norms
+        self.autocast = autocast
         self.channels = _Channels(block)
         for reader, units in self._readers():
             self.channels.add(reader.read(units))
@@ -290,14 +323,16 @@ class _Backward:
         wanted = [leaf for leaf in (given, *leaves) if leaf is not None and leaf.requires_grad]
         if not wanted:
             return
+        cotangent, of_norm = self._cotangent(place, of_values, given.device)
         with torch.enable_grad(), self.autocast():
-            if stage.gradient_only is None or stage.reader is None:
+            if of_norm is not None and stage.normalised is not None:
+                result = stage.normalised.convolve([given], leaves, False)
+            elif stage.gradient_only is None or stage.reader is None:
                 result = stage.function([given], leaves, False)
             else:
                 known = self.channels.some(count, stage.reader.channels)
                 result = stage.gradient_only([given], leaves, known)
-        own = [(u, u.gradient_bits, g) for u, g in zip(self.results[place], of_values, strict=True)]
-        cotangent = stage.options.writes.encode_adjoint(own, result.device).to(result.dtype)
+        cotangent = cotangent.to(result.dtype)
         found = iter(torch.autograd.grad(result, wanted, cotangent, allow_unused=True))
         del result, cotangent
         of_channels = next(found) if needed else None
@@ -309,6 +344,29 @@ class _Backward:
         for index, leaf in enumerate(leaves):
             if leaf is not None and leaf.requires_grad:
                 add_gradient(sums, index, next(found))
+        for index, grad in zip((-4, -3), of_norm or (), strict=False):
+            leaf = leaves[index]
+            if leaf is not None and leaf.requires_grad:
+                add_gradient(sums, index, grad)
+
+    def _cotangent(
+        self, place: int, of_values: list[Tensor | None], device: torch.device
+    ) -> tuple[Tensor, Sums | None]:
+        """The gradient of what a stage gives, from those of the values that it has stored.
+
+        With a batch norm that is known by them it is that of the convolution's maps; and there are
+        those of gamma and beta.
+        """
+        stage, units, norm = self.block.stages[place], self.results[place], self.norms[place]
+        own = [(u, u.gradient_bits, g) for u, g in zip(units, of_values, strict=True)]
+        codec = stage.options.writes
+        if norm is None:
+            return codec.encode_adjoint(own, device), None
+        assert stage.normalised is not None and isinstance(codec, Maps)
+        known = KnownMaps(stage.normalised.norm, norm, codec, units, own)
+        sums, of_maps = known.sums()
+        *_, mixture = known.over_all(sums, of_maps)
+        return known.gradient(slice(None), mixture), sums
 
     def _taken(self, first: int, reader: Reader, units: Sequence[PackedSpectrum]) -> list[Tensor]:
         assert self.grad is not None
@@ -323,15 +381,15 @@ class _Backward:
                 yield stage.reader, made
 
 
-def _kept(stage: BlockStage, units: Sequence[PackedSpectrum]) -> list[Tensor | None]:
-    """What is kept of a result: all of it where other stages read it, else its bits."""
-    return [u.gradient_bits for u in units] if stage.reader is None else unit_tensors(units)
+def _kept(is_whole: bool, units: Sequence[PackedSpectrum]) -> list[Tensor | None]:
+    """What is kept of a result: all of it where the way back reads it, else its bits."""
+    return unit_tensors(units) if is_whole else [u.gradient_bits for u in units]
 
 
 def _with_kept(
-    stage: BlockStage, units: Sequence[PackedSpectrum], saved: list[Any]
+    is_whole: bool, units: Sequence[PackedSpectrum], saved: list[Any]
 ) -> list[PackedSpectrum]:
     """The results with what was kept of them, which is taken from the front of a list."""
-    if stage.reader is None:
-        return [replace(unit, bits=saved.pop(0)) for unit in units]
-    return [dressed(unit, saved) for unit in units]
+    if is_whole:
+        return [dressed(unit, saved) for unit in units]
+    return [replace(unit, bits=saved.pop(0)) for unit in units]
