@@ -171,4 +171,4 @@ def _block(
 
     own = [block_stage(layer, stage) for layer, stage in zip(layers, stages, strict=True)]
     readers = tuple(reader(piece.form, piece.channels) for piece in maps.pieces)
-    return Block(tuple(own), readers, 1 if on_map else 3, layout, options)
+    return Block(tuple(own), readers, 1 if on_map else 3, layout, copies=on_map, options=options)

@@ -71,3 +71,19 @@ def test_the_result_is_of_a_real_map(dtype: torch.dtype) -> None:
     spectrum = frame.from_map(random(2, 9, 6, 8, dtype=dtype))
     found = spectral_conv(spectrum, random(5, 9, 3, 3, dtype=dtype), None, frame, (1, 1), (1, 1))
     assert not found[1, self_conjugate_bins(frame.band)].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_zero_has_a_gradient(dtype: torch.dtype) -> None:
+    """Frequencies of the input that are zero throughout, of which the filters are not."""
+    frame = Frame.of((6, 6))
+    spectrum = frame.from_map(random(2, 3, 6, 6, dtype=dtype))
+    spectrum[:, 4:] = 0
+    weight = random(5, 3, 3, 3, dtype=dtype, seed=1)
+    grad = random(2, frame.bins, 2, 5, dtype=dtype, seed=2)
+    gradients = []
+    for input in (spectrum, torch.ones_like(spectrum)):  # it is linear: the same wherever it is
+        input.requires_grad_()
+        made = spectral_conv(input, weight, None, frame, (1, 1), (1, 1))
+        gradients += torch.autograd.grad(made, input, grad)
+    assert_close(*gradients)

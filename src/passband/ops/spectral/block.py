@@ -117,6 +117,7 @@ class Block:
         readers: Of the stored spectra that are there before.
         axis: That of the channels.
         layout: How the channels lie in memory.
+        copies: Whether a stage copies channels that do not lie side by side, forward and backward.
         options: How images are taken together.
     """
 
@@ -124,6 +125,7 @@ class Block:
     readers: tuple[Reader, ...]
     axis: int
     layout: torch.memory_format
+    copies: bool
     options: StageOptions
 
     def channels_before(self, stage: int) -> int:
@@ -318,8 +320,9 @@ class _Backward:
         stage = self.block.stages[place]
         count = self.block.channels_before(place)
         given = self.channels.some(0, count).detach()
-        # what it computes with copies channels that do not lie side by side, forward and backward
-        given = given.contiguous(memory_format=self.block.layout).requires_grad_(needed)
+        if self.block.copies:
+            given = given.contiguous(memory_format=self.block.layout)
+        given.requires_grad_(needed)
         wanted = [leaf for leaf in (given, *leaves) if leaf is not None and leaf.requires_grad]
         if not wanted:
             return

@@ -6,16 +6,20 @@ the map keeps its place: y[n] = sum_j w[j] x[n + d j - p], with the map continue
 """
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from passband.ops.conv_block.derivative import differentiable_once
 from passband.ops.spectral.frame import Frame, self_conjugate_bins
-from passband.ops.tracing import is_transformed
+from passband.ops.spectral.native import product as kernels
+from passband.ops.spectral.native.product import TapTables
+from passband.ops.tracing import is_evaluated_eagerly, is_transformed
 from passband.spectrum.band import Band
 from passband.spectrum.constants import cached_constant
 
@@ -58,24 +62,155 @@ def spectral_conv(
         >>> torch.allclose(y, torch.nn.functional.conv2d(padded, w), atol=1e-4)
         True
     """
-    kernel = tuple(weight.shape[2:])
-    matrix = _three_filter_parts(
-        frame.band, kernel, padding, dilation, spectrum.dtype, spectrum.device
-    )
-    active = _active(spectrum)
-    bins, outputs = frame.bins, weight.shape[0]
-    if active is None:
-        result = _product(spectrum, weight, matrix, groups, is_needed)
+    taps = frame.band, tuple(weight.shape[2:]), padding, dilation
+    by: _Way
+    if groups == 1 and is_evaluated_eagerly() and kernels.suits(spectrum, weight):
+        by = _ByKernels(_tap_tables(*taps))
     else:
-        part = spectrum[:, active], weight, matrix[:, active]
-        found = _product(*part, groups, is_needed)
-        result = found.new_zeros(2, bins, spectrum.shape[2], outputs).index_copy(1, active, found)
-    # rounding leaves something where the symmetry asks for zero
-    alone = self_conjugate_bins(frame.band).to(spectrum.device)
-    result[1].index_fill_(0, alone, 0.0)
-    if bias is not None:
-        result[0, 0] += bias.to(result.dtype) * math.sqrt(math.prod(frame.grid))
+        matrix = _three_filter_parts(*taps, spectrum.dtype, spectrum.device)
+        if is_transformed() or torch.compiler.is_compiling():
+            return _with_bias(_product(spectrum, weight, matrix, groups), bias, frame)
+        by = _ByTorch(matrix, groups)
+    result: Tensor = _Product.apply(spectrum, weight, bias, frame, by, is_needed)
     return result
+
+
+def _with_bias(product: Tensor, bias: Tensor | None, frame: Frame) -> Tensor:
+    """The convolution's spectrum, in the place of the product.
+
+    Rounding leaves something in that where the symmetry asks for zero.
+    """
+    product[1].index_fill_(0, _alone(product, frame), 0.0)
+    if bias is not None:
+        product[0, 0] += bias.to(product.dtype) * math.sqrt(math.prod(frame.grid))
+    return product
+
+
+def _alone(spectrum: Tensor, frame: Frame) -> Tensor:
+    return self_conjugate_bins(frame.band).to(spectrum.device)
+
+
+class _Way(Protocol):
+    """How products are computed; frequencies that are zero throughout are left out."""
+
+    def multiply(self, spectrum: Tensor, weight: Tensor) -> Tensor:
+        """The products of all frequencies: (2, F, B, C) times filters, to (2, F, B, O)."""
+
+    def adjoint(self, grad: Tensor, weight: Tensor) -> Tensor:
+        """The gradient of the spectrum, (2, F, B, C), from that of the product."""
+
+    def weight_gradient(self, spectrum: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+        """The gradient of the filters, of which only the shape is needed."""
+
+
+class _Product(torch.autograd.Function):
+    """Filters are transformed again rather than kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, spectrum: Tensor, weight: Tensor, bias: Tensor | None, frame: Frame, by: _Way,
+        is_needed: bool,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(spectrum, weight)
+        ctx.by, ctx.frame, ctx.bias_dtype = by, frame, None if bias is None else bias.dtype
+        if not is_needed:
+            return spectrum.new_zeros(()).expand(*spectrum.shape[:3], weight.shape[0])
+        return _with_bias(by.multiply(spectrum, weight), bias, frame)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        spectrum, weight = ctx.saved_tensors
+        needs_spectrum, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        alone, of_bias = _alone(grad, ctx.frame), None
+        if needs_bias:
+            of_bias = grad[0, 0].sum(0) * math.sqrt(math.prod(ctx.frame.grid))
+            of_bias = of_bias.to(ctx.bias_dtype)
+        if grad[1].index_select(0, alone).any():  # of numbers that are zero whatever is multiplied
+            grad = grad.index_put((torch.ones_like(alone), alone), grad.new_zeros(()))
+        return (
+            ctx.by.adjoint(grad, weight) if needs_spectrum else None,
+            ctx.by.weight_gradient(spectrum, grad, weight) if needs_weight else None,
+            of_bias,
+            *(None,) * 3,
+        )
+
+
+@dataclass(frozen=True)
+class _ByKernels:
+    """By the compiled kernels."""
+
+    tables: TapTables
+
+    def multiply(self, spectrum: Tensor, weight: Tensor) -> Tensor:
+        return kernels.multiply(spectrum, weight, self.tables)
+
+    def adjoint(self, grad: Tensor, weight: Tensor) -> Tensor:
+        return kernels.multiply(grad, weight, self.tables, adjoint=True)
+
+    def weight_gradient(self, spectrum: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+        return kernels.weight_gradient(spectrum, grad, weight, self.tables)
+
+
+@dataclass(frozen=True)
+class _ByTorch:
+    """By torch's products, a few frequencies at a time.
+
+    Args:
+        matrix: From taps to the filters' parts; see `_three_filter_parts`.
+        groups: Groups of channels.
+    """
+
+    matrix: Tensor
+    groups: int
+
+    def multiply(self, spectrum: Tensor, weight: Tensor) -> Tensor:
+        def product(part: Tensor, matrix: Tensor) -> Tensor:
+            return _product(part, weight, matrix, self.groups)
+
+        return self._of_active(spectrum, weight, weight.shape[0], product)
+
+    def adjoint(self, grad: Tensor, weight: Tensor) -> Tensor:
+        def product(part: Tensor, matrix: Tensor) -> Tensor:
+            back = torch.matmul(self._three_of(part), _filters(weight, matrix, self.groups))
+            back = back.transpose(-2, -3).flatten(-2)
+            return torch.stack([back[0] + back[2], back[1] + back[2]])
+
+        return self._of_active(grad, weight, weight.shape[1] * self.groups, product)
+
+    def weight_gradient(self, spectrum: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+        outputs, inputs = weight.shape[:2]
+        matrix, active = self.matrix, _active(grad)
+        if active is not None:
+            matrix, spectrum, grad = matrix[:, active], spectrum[:, active], grad[:, active]
+        of_taps = matrix.new_zeros(matrix.shape[2], outputs * inputs)
+        for own, part, of_part in _chunks(matrix, weight, spectrum, grad):
+            x = _by_group(_three(part), self.groups)
+            of_filters = torch.matmul(self._three_of(of_part).mT, x)
+            of_taps.addmm_(own.flatten(0, 1).T, of_filters.flatten(2).flatten(0, 1))
+        return of_taps.view(-1, outputs, inputs).permute(1, 2, 0).reshape(weight.shape)
+
+    def _of_active(
+        self,
+        spectrum: Tensor,
+        weight: Tensor,
+        channels: int,
+        product: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """What a product gives of the frequencies that are not zero; of the others zero."""
+        matrix, active, whole = self.matrix, _active(spectrum), spectrum
+        if active is not None:
+            matrix, spectrum = matrix[:, active], spectrum[:, active]
+        made = [product(part, own) for own, part in _chunks(matrix, weight, spectrum)]
+        result = made[0] if len(made) == 1 else torch.cat(made, 1)
+        if active is None:
+            return result
+        return result.new_zeros(*whole.shape[:3], channels).index_copy(1, active, result)
+
+    def _three_of(self, grad: Tensor) -> Tensor:
+        """The gradients of the three products, by group."""
+        real, imag = (_by_group(g, self.groups) for g in grad.to(self.matrix.dtype))
+        return torch.stack([imag, -real, real + imag])
 
 
 def _active(spectrum: Tensor) -> Tensor | None:
@@ -89,61 +224,6 @@ def _active(spectrum: Tensor) -> Tensor | None:
     nonzero = ((numbers.amax(2) != 0) | (numbers.amin(2) != 0)).any(0)
     count = int(nonzero.sum())
     return None if count > 0.9 * len(nonzero) else nonzero.nonzero().squeeze(1)
-
-
-def _product(
-    spectrum: Tensor, weight: Tensor, matrix: Tensor, groups: int, is_needed: bool
-) -> Tensor:
-    """The products of all frequencies: (2, F, B, C) times filters, to (2, F, B, O)."""
-    if is_transformed() or torch.compiler.is_compiling():
-        return _combined(_parts_product(_three(spectrum), _filters(weight, matrix, groups)))
-    result: Tensor = _Product.apply(spectrum, weight, matrix, groups, is_needed)
-    return result
-
-
-class _Product(torch.autograd.Function):
-    """A few frequencies at a time; filters are transformed again rather than kept."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, spectrum: Tensor, weight: Tensor, matrix: Tensor, groups: int, is_needed: bool
-    ) -> Tensor:
-        ctx.save_for_backward(spectrum, weight, matrix)
-        ctx.groups = groups
-        if not is_needed:
-            return spectrum.new_zeros(*spectrum.shape[:3], weight.shape[0])
-        made = [
-            _combined(_parts_product(_three(part), _filters(weight, own, groups)))
-            for own, part in _chunks(matrix, weight, spectrum)
-        ]
-        return made[0] if len(made) == 1 else torch.cat(made, 1)
-
-    @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        spectrum, weight, matrix = ctx.saved_tensors
-        groups, (needs_spectrum, needs_weight) = ctx.groups, ctx.needs_input_grad[:2]
-        of_spectrum = torch.empty_like(spectrum) if needs_spectrum else None
-        of_taps = matrix.new_zeros(matrix.shape[2], weight.shape[0] * weight.shape[1])
-        place = 0
-        for own, part, of_part in _chunks(matrix, weight, spectrum, grad):
-            of_real, of_imag = (_by_group(g, groups) for g in of_part.to(matrix.dtype))
-            of_three = torch.stack([of_imag, -of_real, of_real + of_imag])
-            if of_spectrum is not None:
-                back = torch.matmul(of_three, _filters(weight, own, groups))
-                back = back.transpose(-2, -3).flatten(-2)
-                target = of_spectrum[:, place : place + own.shape[1]]
-                torch.add(back[0], back[2], out=target[0])
-                torch.add(back[1], back[2], out=target[1])
-            if needs_weight:
-                of_filters = torch.matmul(of_three.mT, _by_group(_three(part), groups))
-                of_taps.addmm_(own.flatten(0, 1).T, of_filters.flatten(2).flatten(0, 1))
-            place += own.shape[1]
-        of_weight = None
-        if needs_weight:
-            outputs, inputs = weight.shape[:2]
-            of_weight = of_taps.view(-1, outputs, inputs).permute(1, 2, 0).reshape(weight.shape)
-        return of_spectrum, of_weight, None, None, None
 
 
 def _chunks(matrix: Tensor, weight: Tensor, *spectra: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -175,20 +255,44 @@ def _filters(weight: Tensor, matrix: Tensor, groups: int) -> Tensor:
     return filters.view(*matrix.shape[:2], groups, outputs // groups, inputs)
 
 
-def _parts_product(three: Tensor, filters: Tensor) -> Tensor:
-    """The three real products, (3, F, B, O)."""
-    x = _by_group(three, filters.shape[2])
+def _product(spectrum: Tensor, weight: Tensor, matrix: Tensor, groups: int) -> Tensor:
+    """The product of some frequencies, of which the matrix is."""
+    filters = _filters(weight, matrix, groups)
+    x = _by_group(_three(spectrum), groups)
     if filters.shape[3] < x.shape[-2]:  # the longer side along the registers
         products = torch.matmul(filters, x.mT).mT
     else:
         products = torch.matmul(x, filters.mT)
-    return products.transpose(-2, -3).flatten(-2)
-
-
-def _combined(products: Tensor) -> Tensor:
-    """Real and imaginary parts, (2, F, B, O)."""
-    p2, p3, p1 = products
+    p2, p3, p1 = products.transpose(-2, -3).flatten(-2)
     return torch.stack([p1 - p3, p1 + p2])
+
+
+@cached_constant
+def _tap_tables(
+    band: Band, kernel: tuple[int, ...], padding: tuple[int, ...], dilation: tuple[int, ...]
+) -> TapTables:
+    """The kernels' tables; see `_three_filter_parts`."""
+    places = [
+        tuple(d * int(t) - p for t, d, p in zip(tap, dilation, padding, strict=True))
+        for tap in np.ndindex(*kernel)
+    ]
+    opposite = [tuple(-p for p in place) for place in places]
+    pairs = [(t, places.index(o)) for t, o in enumerate(opposite) if o in places]
+    pairs = [(t, o) for t, o in pairs if t < o]
+    alone = sorted({*range(len(places))} - {t for pair in pairs for t in pair})
+    turning = [t for t in alone if any(places[t])]
+    even, odd = [*(t for t, _ in pairs), *alone], [*(t for t, _ in pairs), *turning]
+    fold = np.zeros((len(even) + len(odd), len(places)))
+    fold[range(len(fold)), [*even, *odd]] = 1
+    for slot, (_, other) in enumerate(pairs):
+        fold[slot, other], fold[len(even) + slot, other] = 1, -1
+    angle = _angles(band, kernel, padding, dilation)
+    cosine, sine = np.cos(angle[:, even]), np.sin(angle[:, odd])
+    sine[self_conjugate_bins(band).numpy()] = 0
+    tables = (
+        torch.tensor(table, dtype=torch.float32).contiguous() for table in (fold, cosine, sine)
+    )
+    return TapTables(*tables)
 
 
 @cached_constant
@@ -201,13 +305,21 @@ def _three_filter_parts(
     device: torch.device,
 ) -> Tensor:
     """Li - Lr, Lr + Li and Lr of the filter's conjugate spectrum L: (3, F, taps)."""
+    angle = _angles(band, kernel, padding, dilation)
+    real, imag = np.cos(angle), np.sin(angle)
+    imag[self_conjugate_bins(band).numpy()] = 0
+    parts = np.stack([imag - real, real + imag, real])
+    return torch.tensor(parts, dtype=dtype, device=device)
+
+
+def _angles(
+    band: Band, kernel: tuple[int, ...], padding: tuple[int, ...], dilation: tuple[int, ...]
+) -> npt.NDArray[np.float64]:
+    """Phases of the taps at the bins: (F, taps)."""
     bins = band.bins()
     taps = np.indices(kernel).reshape(len(kernel), -1)
     angle = np.zeros((len(bins), math.prod(kernel)))
     for axis, size in enumerate(band.sizes):
         place = taps[axis] * dilation[axis] - padding[axis]
         angle += 2 * np.pi / size * (np.outer(bins[:, axis], place) % size)
-    real, imag = np.cos(angle), np.sin(angle)
-    imag[self_conjugate_bins(band).numpy()] = 0
-    parts = np.stack([imag - real, real + imag, real])
-    return torch.tensor(parts, dtype=dtype, device=device)
+    return angle
