@@ -279,20 +279,17 @@ def _tap_tables(
     opposite = [tuple(-p for p in place) for place in places]
     pairs = [(t, places.index(o)) for t, o in enumerate(opposite) if o in places]
     pairs = [(t, o) for t, o in pairs if t < o]
-    alone = sorted({*range(len(places))} - {t for pair in pairs for t in pair})
-    turning = [t for t in alone if any(places[t])]
-    even, odd = [*(t for t, _ in pairs), *alone], [*(t for t, _ in pairs), *turning]
-    fold = np.zeros((len(even) + len(odd), len(places)))
-    fold[range(len(fold)), [*even, *odd]] = 1
-    for slot, (_, other) in enumerate(pairs):
-        fold[slot, other], fold[len(even) + slot, other] = 1, -1
-    angle = _angles(band, kernel, padding, dilation)
-    cosine, sine = np.cos(angle[:, even]), np.sin(angle[:, odd])
+    alone = {*range(len(places))} - {t for pair in pairs for t in pair}
+    first = [t for t, _ in pairs] + sorted(alone, key=lambda t: (not any(places[t]), t))
+    angle = _angles(band, kernel, padding, dilation)[:, first]
+    turning = [slot for slot, t in enumerate(first) if any(places[t])]  # all but one in the middle
+    cosine, sine = np.cos(angle), np.sin(angle[:, turning])
     sine[self_conjugate_bins(band).numpy()] = 0
-    tables = (
-        torch.tensor(table, dtype=torch.float32).contiguous() for table in (fold, cosine, sine)
+    return TapTables(
+        torch.tensor(first, dtype=torch.int32),
+        torch.tensor([other for _, other in pairs], dtype=torch.int32),
+        *(torch.tensor(table, dtype=torch.float32).contiguous() for table in (cosine, sine)),
     )
-    return TapTables(*tables)
 
 
 @cached_constant

@@ -261,7 +261,7 @@ class _Kernels:
         `adjoint` exchanges the filters' inputs and outputs, and conjugates them.
         """
         sign, end = -1.0 if adjoint else 1.0, weight.data_ptr() + weight.nbytes
-        lanes, terms, *strides = _lanes_and_terms(weight, adjoint)
+        lanes, terms, *strides = lanes_and_terms(weight, adjoint)
         for first, count in blocks.of_lanes(lanes, terms):
             self._library.passband_pack_taps(
                 weight.data_ptr() + 4 * first * strides[0], end, count, terms, *strides, sign,
@@ -286,7 +286,7 @@ class _Kernels:
         accumulate: bool,
     ) -> None:
         """The filters' gradient."""
-        lanes, terms, *strides = _lanes_and_terms(grad_weight, adjoint=False)
+        lanes, terms, *strides = lanes_and_terms(grad_weight, adjoint=False)
         end = grad_weight.data_ptr() + grad_weight.nbytes
         for first, count in blocks.of_lanes(lanes, terms):
             self._library.passband_correlate(
@@ -299,7 +299,7 @@ class _Kernels:
             )  # fmt: skip
 
 
-def _lanes_and_terms(weight: Tensor, adjoint: bool) -> tuple[int, int, int, int]:
+def lanes_and_terms(weight: Tensor, adjoint: bool) -> tuple[int, int, int, int]:
     """Results and terms of the product over channels, and their distances in the weight."""
     outputs, inputs, *kernel = weight.shape
     taps = math.prod(kernel)

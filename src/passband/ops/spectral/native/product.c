@@ -1,15 +1,16 @@
 /* The product over channels of complex spectra and filters, frequency by frequency, and its gradients:
  * in Python that is ../product.py, which names the formulas.
  *
- * A filter is known by sums and differences of its taps at opposite places, in slots: at a frequency
- * it is sum_e cosine[e] even[e] + i sum_d sine[d] odd[d]. It is transformed anew for every frequency,
- * for as many terms of the product as stay in the cache with it.
+ * Taps at opposite places share a slot, in which there are their sum and their difference: at a
+ * frequency, a filter is sum_e cosine[e] even[e] + i sum_d sine[d] odd[d]. It is transformed anew for
+ * every frequency, for as many terms of the product as stay in the cache with it.
  */
 #include "core.h"
 
 #define DEPTH 64 /* terms of a product at a time */
 #define STRIP 48 /* outputs at a time in the filters' gradient */
 #define CHUNK 8  /* frequencies at a time, there and in a task of the product */
+#define TERMS 16 /* of which filters are folded at a time */
 
 /* Element (part, frequency, image, channel); part 0 is the real one. Channels lie side by side. */
 typedef struct {
@@ -17,10 +18,15 @@ typedef struct {
     index_t part, frequency, image;
 } spectrum;
 
+/* Slots come in the order: pairs of taps, single ones, and last the one in the middle, which has no
+ * sine. */
 typedef struct {
-    index_t even, odd;
-    const float *cosine, *sine; /* (frequencies, even) and (frequencies, odd) */
+    index_t taps, pairs, even, odd;
+    const int32_t *first, *second; /* tap of each even slot; the opposite one of each pair */
+    const float *cosine, *sine;    /* (frequencies, even) and (frequencies, odd) */
 } tap_tables;
+
+INLINE index_t slots_of(const tap_tables *t) { return t->even + t->odd; }
 
 typedef struct {
     index_t frequencies, images;
@@ -89,6 +95,90 @@ EXPORTED void passband_active(const spectrum *s, index_t frequencies, index_t im
     in_parallel(active_task, &a, frequencies, threads);
 }
 
+/* ---- filters, folded -------------------------------------------------------------------------------- */
+
+typedef struct {
+    const float *weight, *end; /* where the filters end */
+    index_t lanes, terms, lane_stride, term_stride, row;
+    const tap_tables *taps;
+    float *to; /* [block of lanes][slot][term][row] */
+} fold_arguments;
+
+static void fold_task(const void *pointer, index_t task) {
+    const fold_arguments *p = pointer;
+    const tap_tables *t = p->taps;
+    const index_t groups = (p->terms + TERMS - 1) / TERMS, slots = slots_of(t), row = p->row;
+    const index_t block = task / groups, first = task % groups * TERMS;
+    const index_t count = least(p->terms - first, TERMS), last_lane = p->lanes - 1 - block * row;
+    float *near = scratch(TERMS * t->taps * LANES); /* [term][tap][LANES] */
+    const float *from = p->weight + block * row * p->lane_stride + first * p->term_stride;
+    const int together = p->term_stride == t->taps; /* the terms of a lane lie one after the other */
+    const index_t runs = together ? 1 : count, columns = together ? count * t->taps : t->taps;
+    for (index_t run = 0; run < runs; run++)
+        for (index_t l = 0; l < row; l += WIDTH) {
+            const float *lane[WIDTH]; /* lanes that are not there repeat the last */
+            for (index_t i = 0; i < WIDTH; i++)
+                lane[i] = from + run * p->term_stride + least(l + i, last_lane) * p->lane_stride;
+            transpose_in(lane, columns, p->end - lane[WIDTH - 1], 0, near + run * columns * LANES + l);
+        }
+    for (index_t s = 0; s < t->even; s++)
+        for (index_t n = 0; n < count; n++) {
+            const float *own = near + n * t->taps * LANES, *a = own + t->first[s] * LANES;
+            const float *b = s < t->pairs ? own + t->second[s] * LANES : NULL;
+            float *even = p->to + ((block * slots + s) * p->terms + first + n) * row;
+            float *odd = even + t->even * p->terms * row;
+            for (index_t i = 0; i < row; i += WIDTH) {
+                vector left = load(a + i), right = b ? load(b + i) : (vector){0};
+                store(even + i, left + right);
+                if (s < t->odd) store(odd + i, left - right);
+            }
+        }
+}
+
+/* Slots of filters, in rows of the product's lanes; numbers of lanes that are not there are any. */
+EXPORTED void passband_fold_taps(const float *weight, const float *end, index_t lanes, index_t terms,
+                                 index_t lane_stride, index_t term_stride, const tap_tables *taps,
+                                 float *to, index_t row, index_t threads) {
+    const fold_arguments p = {weight, end, lanes, terms, lane_stride, term_stride, row, taps, to};
+    const index_t blocks = (lanes + row - 1) / row;
+    in_parallel(fold_task, &p, blocks * ((terms + TERMS - 1) / TERMS), threads);
+}
+
+typedef struct {
+    const float *slots; /* [range][slot][output][input] */
+    index_t ranges, outputs, inputs;
+    const tap_tables *taps;
+    float *gradient; /* [output][input][tap] */
+} unfold_arguments;
+
+static void unfold_task(const void *pointer, index_t output) {
+    const unfold_arguments *p = pointer;
+    const tap_tables *t = p->taps;
+    const index_t slots = slots_of(t), slot = p->outputs * p->inputs;
+    float *near = scratch(t->taps * LANES); /* [tap][LANES] */
+    for (index_t c = 0; c < p->inputs; c += WIDTH) {
+        const index_t count = least(p->inputs - c, WIDTH);
+        for (index_t s = 0; s < t->even; s++) {
+            float *first = near + t->first[s] * LANES;
+            float *second = s < t->pairs ? near + t->second[s] * LANES : NULL;
+            for (index_t i = 0; i < count; i++) {
+                float even = 0, odd = 0;
+                for (index_t r = 0; r < p->ranges; r++) {
+                    const float *at = p->slots + (r * slots + s) * slot + output * p->inputs + c + i;
+                    even += at[0];
+                    if (s < t->odd) odd += at[t->even * slot];
+                }
+                first[i] = even + odd;
+                if (second) second[i] = even - odd;
+            }
+        }
+        float *to[WIDTH];
+        for (index_t i = 0; i < WIDTH; i++)
+            to[i] = p->gradient + (output * p->inputs + c + least(i, count - 1)) * t->taps;
+        transpose_out(near, t->taps, count, to);
+    }
+}
+
 /* ---- the product ---------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -143,7 +233,7 @@ static void spectral_task(const void *pointer, index_t task) {
     float *left = scratch(3 * (x_part + filter_part + product_part) + 64);
     float *x = take(&left, 3 * x_part), *filters = take(&left, 3 * filter_part);
     float *products = take(&left, 3 * product_part);
-    const float *own = p->filters + block * (p->taps.even + p->taps.odd) * slot;
+    const float *own = p->filters + block * slots_of(&p->taps) * slot;
     for (index_t f = first_f; f < last_f; f++) {
         for (index_t first = 0; first < p->terms && p->over.active[f]; first += DEPTH) {
             const index_t depth = least(p->terms - first, DEPTH);
@@ -169,11 +259,10 @@ static void spectral_task(const void *pointer, index_t task) {
 /* The product of a spectrum's channels and filters, to another spectrum. */
 EXPORTED void passband_spectral_product(const spectrum *x, const spectrum *y, index_t frequencies,
                                         index_t images, const uint8_t *active, index_t terms,
-                                        index_t lanes, index_t row, index_t even, index_t odd,
-                                        const float *cosine, const float *sine, const float *filters,
-                                        float sign, index_t threads) {
-    const spectral_arguments p = {*x, *y, {frequencies, images, active}, terms, lanes, row,
-                                  {even, odd, cosine, sine}, filters, sign};
+                                        index_t lanes, index_t row, const tap_tables *taps,
+                                        const float *filters, float sign, index_t threads) {
+    const spectral_arguments p = {*x, *y, {frequencies, images, active}, terms, lanes, row, *taps,
+                                  filters, sign};
     const index_t chunks = (frequencies + CHUNK - 1) / CHUNK;
     in_parallel(spectral_task, &p, chunks * ((lanes + row - 1) / row), threads);
 }
@@ -212,7 +301,7 @@ static void gradient_task(const void *pointer, index_t task) {
     const index_t last_f = p->over.frequencies * (range + 1) / p->ranges;
     const index_t lanes = least(p->inputs - block, LANES), computed = whole_vectors(lanes);
     const index_t count = least(p->outputs - strip, STRIP);
-    const index_t slots = p->taps.even + p->taps.odd, size = STRIP * LANES;
+    const index_t slots = slots_of(&p->taps), size = STRIP * LANES;
     const index_t x_part = images * LANES, g_row = whole_vectors(count), g_part = images * g_row;
     float *left = scratch(3 * (x_part + g_part + size) + 2 * CHUNK * size + slots * (size + CHUNK) +
                           128);
@@ -251,15 +340,15 @@ static void gradient_task(const void *pointer, index_t task) {
                    sums + s * size + o * LANES, (size_t)lanes * sizeof(float));
 }
 
-/* The gradient of the filters' slots, in some ranges of frequencies, from a spectrum and the gradient
- * of the product. */
+/* The filters' gradient from a spectrum and the product's gradient. */
 EXPORTED void passband_spectral_gradient(const spectrum *x, const spectrum *g, index_t frequencies,
                                          index_t images, const uint8_t *active, index_t inputs,
-                                         index_t outputs, index_t even, index_t odd,
-                                         const float *cosine, const float *sine, index_t ranges,
-                                         float *slots, index_t threads) {
+                                         index_t outputs, const tap_tables *taps, index_t ranges,
+                                         float *slots, float *gradient, index_t threads) {
     const gradient_arguments p = {*x, *g, {frequencies, images, active}, inputs, outputs, ranges,
-                                  {even, odd, cosine, sine}, slots};
+                                  *taps, slots};
+    const unfold_arguments u = {slots, ranges, outputs, inputs, taps, gradient};
     const index_t blocks = (inputs + LANES - 1) / LANES, strips = (outputs + STRIP - 1) / STRIP;
     in_parallel(gradient_task, &p, ranges * blocks * strips, threads);
+    in_parallel(unfold_task, &u, outputs, threads);
 }

@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from passband.ops.band_limited_conv.native.convolution import lanes_and_terms
+from passband.ops.band_limited_conv.native.library import LANES
 from passband.ops.band_limited_conv.native.memory import empty, is_plain
 from passband.ops.kernel_files import Functions, load_kernels
 
-_ROW = 64  # numbers of the filters that lie side by side, at most
+_ROW = LANES  # numbers of the filters that lie side by side, at most
 _MULTIPLE = 16  # of which their number is one: of every register's
 _TASKS = 16  # of the filters' gradient, at least
 
@@ -23,18 +25,30 @@ class _Spectrum(ctypes.Structure):
     _fields_ = [("data", c_void_p), ("part", c_int64), ("frequency", c_int64), ("image", c_int64)]
 
 
-_SPECTRUM = POINTER(_Spectrum)
-_TAPS = [c_int64, c_int64, c_void_p, c_void_p]
+class _Taps(ctypes.Structure):
+    """`tap_tables` of product.c."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("taps", "pairs", "even", "odd")),
+        *((name, c_void_p) for name in ("first", "second", "cosine", "sine")),
+    ]
+
+
+_SPECTRUM, _TAPS = POINTER(_Spectrum), POINTER(_Taps)
 FUNCTIONS: Functions = {
     "active": ([_SPECTRUM, *[c_int64] * 3, c_void_p, c_int64], None),
+    "fold_taps": (
+        [c_void_p, c_void_p, *[c_int64] * 4, _TAPS, c_void_p, c_int64, c_int64],
+        None,
+    ),
     "spectral_product": (
-        [_SPECTRUM, _SPECTRUM, *[c_int64] * 2, c_void_p, *[c_int64] * 3, *_TAPS, c_void_p, c_float,
+        [_SPECTRUM, _SPECTRUM, *[c_int64] * 2, c_void_p, *[c_int64] * 3, _TAPS, c_void_p, c_float,
          c_int64],
         None,
     ),
     "spectral_gradient": (
-        [_SPECTRUM, _SPECTRUM, *[c_int64] * 2, c_void_p, *[c_int64] * 2, *_TAPS, c_int64, c_void_p,
-         c_int64],
+        [_SPECTRUM, _SPECTRUM, *[c_int64] * 2, c_void_p, *[c_int64] * 2, _TAPS, c_int64, c_void_p,
+         c_void_p, c_int64],
         None,
     ),
 }  # fmt: skip
@@ -51,20 +65,29 @@ class TapTables:
     """How filters come to frequencies: by sums and differences of taps at opposite places.
 
     Args:
-        fold: From taps to slots, even ones first: (E + D, taps).
+        first: A tap of each even slot, (E,) 32-bit integers: those of pairs, single ones, and last
+            one in the middle, which alone has no sine.
+        second: The opposite tap of each pair.
         cosine: Of the even slots at each frequency, (F, E).
         sine: Of the odd ones, (F, D).
     """
 
-    fold: Tensor
+    first: Tensor
+    second: Tensor
     cosine: Tensor
     sine: Tensor
 
     @property
-    def arguments(self) -> tuple[int, ...]:
-        """As the kernels take them."""
-        even, odd = self.cosine.shape[1], self.sine.shape[1]
-        return even, odd, self.cosine.data_ptr(), self.sine.data_ptr()
+    def slots(self) -> int:
+        """E + D."""
+        return self.cosine.shape[1] + self.sine.shape[1]
+
+    @property
+    def structure(self) -> _Taps:
+        """As the kernels take them; the tensors have to live on."""
+        tensors = self.first, self.second, self.cosine, self.sine
+        pairs, even, odd = len(self.second), self.cosine.shape[1], self.sine.shape[1]
+        return _Taps(even + pairs, pairs, even, odd, *(tensor.data_ptr() for tensor in tensors))
 
 
 def suits(*tensors: Tensor) -> bool:
@@ -96,12 +119,12 @@ def multiply(spectrum: Tensor, weight: Tensor, tables: TapTables, adjoint: bool 
     """
     spectrum = _rows(spectrum)
     _, frequencies, images, terms = spectrum.shape
-    filters, lanes = _filters(weight, tables.fold, adjoint)
+    filters, lanes = _folded(weight, tables, adjoint)
     result = empty((2, frequencies, images, lanes))
     active = _active(spectrum)
     _library().passband_spectral_product(
         _structure(spectrum), _structure(result), frequencies, images, active.data_ptr(), terms,
-        lanes, filters.shape[3], *tables.arguments, filters.data_ptr(), -1.0 if adjoint else 1.0,
+        lanes, filters.shape[3], tables.structure, filters.data_ptr(), -1.0 if adjoint else 1.0,
         torch.get_num_threads(),
     )  # fmt: skip
     return result
@@ -118,31 +141,32 @@ def weight_gradient(spectrum: Tensor, grad: Tensor, weight: Tensor, tables: TapT
     """
     spectrum, grad = _rows(spectrum), _rows(grad)
     _, frequencies, images, inputs = spectrum.shape
-    outputs, slots = weight.shape[0], len(tables.fold)
+    outputs = weight.shape[0]
     # the same for any number of threads, so that sums are too
     blocks = -(-inputs // _ROW) * -(-outputs // _ROW)
     ranges = max(1, min(-(-_TASKS // max(1, blocks)), frequencies // 8))
-    sums = empty((ranges, slots, outputs * inputs))
+    sums, result = empty((ranges, tables.slots, outputs, inputs)), empty(tuple(weight.shape))
     active = _active(grad)
     _library().passband_spectral_gradient(
         _structure(spectrum), _structure(grad), frequencies, images, active.data_ptr(), inputs,
-        outputs, *tables.arguments, ranges, sums.data_ptr(), torch.get_num_threads(),
+        outputs, tables.structure, ranges, sums.data_ptr(), result.data_ptr(),
+        torch.get_num_threads(),
     )  # fmt: skip
-    taps = tables.fold.T @ sums.sum(0)
-    return taps.view(-1, outputs, inputs).permute(1, 2, 0).reshape(weight.shape)
+    return result
 
 
-def _filters(weight: Tensor, fold: Tensor, adjoint: bool) -> tuple[Tensor, int]:
+def _folded(weight: Tensor, tables: TapTables, adjoint: bool) -> tuple[Tensor, int]:
     """Slots as rows of the product's lanes, (blocks, slots, terms, row); and how many lanes."""
-    order = (2, 0, 1) if adjoint else (2, 1, 0)
-    taps = weight.detach().flatten(2).permute(order)
-    _, terms, lanes = taps.shape
+    weight = weight.contiguous()
+    lanes, terms, *strides = lanes_and_terms(weight, adjoint)
     row = min(_ROW, -(-lanes // _MULTIPLE) * _MULTIPLE)
-    blocks = -(-lanes // row)
-    folded = (fold @ taps.reshape(len(taps), -1)).view(-1, terms, lanes)
-    padded = folded.new_zeros(len(folded), terms, blocks * row)
-    padded[..., :lanes] = folded
-    return padded.view(len(folded), terms, blocks, row).permute(2, 0, 1, 3).contiguous(), lanes
+    folded = empty((-(-lanes // row), tables.slots, terms, row))
+    start = weight.data_ptr()
+    _library().passband_fold_taps(
+        start, start + weight.nbytes, lanes, terms, *strides, tables.structure, folded.data_ptr(),
+        row, torch.get_num_threads(),
+    )  # fmt: skip
+    return folded, lanes
 
 
 def _rows(spectrum: Tensor) -> Tensor:
