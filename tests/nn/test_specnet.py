@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from passband.measure.memory import SavedBytes
-from passband.nn import specnet
+from passband.nn import specnet, spectral_stage
 from passband.nn.specnet import SpectralConv1d, SpectralConv2d
 from passband.nn.spectral_layers import SpectralActivation, SpectralPool, SpectralThreshold
 from passband.nn.spectral_map import SpectralMap
@@ -209,7 +209,7 @@ def test_batch_norm_over_groups_of_images(
 ) -> None:
     monkeypatch.setattr(specnet, "StageOptions", partial(StageOptions, dense_bytes=1))
     function = partial(NormalisedFunction, kept_bytes=1 << 20 if is_kept else 0)
-    monkeypatch.setattr(specnet, "NormalisedFunction", function)
+    monkeypatch.setattr(spectral_stage, "NormalisedFunction", function)
     options: dict[str, Any] = {"pool": 2, "pool_mode": "max", "order": order}
     layers = [
         SpectralConv2d(2, 4, 3, padding=1, activation="relu", dtype=torch.float64, **options),
@@ -291,7 +291,9 @@ def test_batch_norm_goes_back_by_what_is_stored(
         return weak
 
     monkeypatch.setattr(run, "_weak_channels", noted)
-    monkeypatch.setattr(specnet, "NormalisedFunction", partial(NormalisedFunction, kept_bytes=0))
+    monkeypatch.setattr(
+        spectral_stage, "NormalisedFunction", partial(NormalisedFunction, kept_bytes=0)
+    )
     again = normalised_gradients(storage, threshold, gammas, groups)
     assert ran == [convolved]
     for key, value in again.items():
