@@ -14,7 +14,7 @@ import passband
 from passband.cli import main
 from passband.commands import training
 from passband.commands.options import listed
-from passband.nn.specnet import ACTIVATIONS
+from passband.nn.stage_arguments import ACTIVATIONS
 from passband.ops.band_limited_conv.select import ALGORITHMS
 from passband.train import TrainConfig
 from passband.train.checkpoint_file import read_checkpoint

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from passband.nn.specnet import ACTIVATIONS
+from passband.nn.stage_arguments import ACTIVATIONS
 from passband.ops.band_limited_conv.select import ALGORITHMS
 from passband.train.config import METHODS
 

@@ -34,7 +34,7 @@ from passband.commands.options import (
     show,
 )
 from passband.config import SCHEDULES
-from passband.nn import specnet
+from passband.nn import stage_arguments
 from passband.spectrum.corner import ORDERS
 from passband.spectrum.packed import STORAGE
 from passband.train.config import OPTIMIZERS, PRECISIONS, SCHEDULERS
@@ -70,7 +70,7 @@ def train(
     threshold: Threshold = 1.0,
     activation: Activation = "spectral-tanh",
     pool: Annotated[
-        str, option(SPECNET, f"What pooling becomes: {listed(specnet.POOLS)}.")
+        str, option(SPECNET, f"What pooling becomes: {listed(stage_arguments.POOLS)}.")
     ] = "spectral",
     batch_norm: Annotated[str, option(SPECNET, "remove or keep.")] = "remove",
     learned_scale: Annotated[
@@ -78,11 +78,16 @@ def train(
     ] = False,
     storage: Annotated[str, option(SPECNET, f"{listed(STORAGE)}.")] = "float32",
     threshold_order: Annotated[
-        str, option(SPECNET, f"{listed(specnet.ORDERS)}.")
+        str, option(SPECNET, f"{listed(stage_arguments.ORDERS)}.")
     ] = "threshold-first",
-    threshold_gradient: Annotated[str, option(SPECNET, f"{listed(specnet.GRADIENTS)}.")] = "masked",
+    threshold_gradient: Annotated[
+        str, option(SPECNET, f"{listed(stage_arguments.GRADIENTS)}.")
+    ] = "masked",
     dft_norm: Annotated[
-        str, option(SPECNET, f"Of the DFT that the threshold is for: {listed(specnet.DFT_NORMS)}.")
+        str,
+        option(
+            SPECNET, f"Of the DFT that the threshold is for: {listed(stage_arguments.DFT_NORMS)}."
+        ),
     ] = "ortho",
     paper: Annotated[
         str | None,

@@ -22,13 +22,12 @@ from passband.convert.specnet_plan import (
 from passband.measure.layers import LayerUse, call_model, undisturbed
 from passband.measure.table import Column, Table
 from passband.nn.specnet import (
-    ACTIVATIONS,
     SpectralConv,
     SpectralConv1d,
     SpectralConv2d,
-    check_stage_arguments,
 )
 from passband.nn.spectral_network import SpectralNetwork, network_class
+from passband.nn.stage_arguments import ACTIVATIONS, check_stage_arguments
 from passband.ops.spectral.on_map import MAP_ACTIVATIONS
 
 NOT_PLAIN = Reason("not plain", "it is not exactly torch's Conv1d or Conv2d")

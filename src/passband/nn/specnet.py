@@ -1,6 +1,5 @@
 """SpecNet's layers: convolutions whose maps stay spectra, and what belongs to them."""
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,61 +9,16 @@ from torch import Tensor, nn
 from passband.nn.fused_parts import takes_batch_statistics
 from passband.nn.spectral_map import Piece, SpectralMap
 from passband.nn.spectral_stage import SpectralStage
+from passband.nn.stage_arguments import check_stage_arguments
 from passband.ops.band_limited_conv.geometry import per_axis
 from passband.ops.band_limited_conv.layout import is_under_autocast
 from passband.ops.spectral.normalised_stage import run_normalised_stage
 from passband.ops.spectral.on_map import MAP_ACTIVATIONS
-from passband.ops.spectral.pointwise import DFT_NORMS, ODD_ACTIVATIONS
+from passband.ops.spectral.pointwise import DFT_NORMS
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import Source, StoredSpectrum, run_stage, store
 from passband.ops.tracing import STORES, is_transformed, run_uncompiled
 from passband.spectrum.band import check_band_arguments
-from passband.spectrum.packed import check_storage
-
-ACTIVATIONS = (*ODD_ACTIVATIONS, *MAP_ACTIVATIONS)
-ORDERS = ("threshold-first", "activation-first")
-GRADIENTS = ("masked", "straight-through")
-POOLS = ("spectral", "average", "stride", "max")
-
-
-def check_stage_arguments(
-    threshold: float,
-    activation: str | None,
-    pool: str,
-    learned_scale: bool,
-    storage: str,
-    order: str = ORDERS[0],
-    gradient: str = GRADIENTS[0],
-    dft_norm: str = DFT_NORMS[0],
-) -> None:
-    """Check how a stage is to compute and store.
-
-    Raises:
-        ValueError: A value is outside its range, unknown, or does not fit the activation.
-        TypeError: The threshold is not a number.
-    """
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
-        raise TypeError(f"threshold must be a number, got {threshold!r}")
-    if not 0 <= threshold < math.inf:
-        raise ValueError(f"threshold is {threshold}, allowed is 0 or more")
-    if activation is not None and activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}, allowed are {', '.join(ACTIVATIONS)}")
-    if pool not in POOLS:
-        raise ValueError(f"pool is {pool!r}, allowed are {', '.join(POOLS)}")
-    on_map = activation in MAP_ACTIVATIONS
-    if pool == "max" and not on_map:
-        raise ValueError("pool is 'max', which has no spectral form; use an activation on the map")
-    if learned_scale and on_map:
-        raise ValueError(f"learned_scale is for spectral activations, not {activation!r}")
-    check_storage(storage)
-    if order not in ORDERS:
-        raise ValueError(f"order is {order!r}, allowed are {', '.join(ORDERS)}")
-    if gradient not in GRADIENTS:
-        raise ValueError(f"gradient is {gradient!r}, allowed are {', '.join(GRADIENTS)}")
-    if gradient != GRADIENTS[0] and not on_map:
-        raise ValueError(f"gradient {gradient!r} is for activations of the map, not {activation!r}")
-    if dft_norm not in DFT_NORMS:
-        raise ValueError(f"dft_norm is {dft_norm!r}, allowed are {', '.join(DFT_NORMS)}")
 
 
 class _SpectralConv(nn.modules.conv._ConvNd):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from passband.nn.specnet import check_stage_arguments
 from passband.nn.spectral_map import SpectralMap
+from passband.nn.stage_arguments import check_stage_arguments
 from passband.ops.band_limited_conv.geometry import per_axis
 from passband.ops.spectral import resample
 from passband.ops.spectral.on_map import MAP_ACTIVATIONS
