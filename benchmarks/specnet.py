@@ -190,10 +190,12 @@ def trained(folders: list[Path]) -> dict[str, Path]:
 
 
 def resident(network: str, way: int, batch: int, runs: list[Path]) -> int:
-    """By how much this process grows over the first steps of one of `ways`."""
+    """By how much this process grows over the first steps of one of `ways`.
+
+    With the C library's own settings, which give freed memory back.
+    """
     data = images(DATA[network], batch)
     step = Step(network, ways(network, runs)[way], data, trained(runs))
-    pb.keep_freed_memory()
     return resident_growth(step)
 
 
@@ -252,7 +254,7 @@ def main() -> None:
     elif given.command == "accuracy":
         write_rows(ACCURACY, accuracy(given.runs, read_accuracy(ACCURACY)))
     else:
-        pb.keep_freed_memory()  # as `passband train` does
+        pb.keep_freed_memory()  # by which twins gain time, and SpecNets hardly any
         for name in given.networks:
             rows = measure(name, given.batch, given.rounds, given.runs)
             write_result(f"memory-{name}", rows)

@@ -182,7 +182,8 @@ def train(
             stored["shrink_steps"] = None
         options = {**stored, **given}
     config = TrainConfig(**options)
-    keep_freed_memory()
+    if config.method != "specnet":  # whose steps gain nothing by it, and are there to need little
+        keep_freed_memory()
     out = out or Path("runs") / _run_name(config)
     if resume:
         _run_to_resume(out)

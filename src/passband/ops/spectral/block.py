@@ -162,6 +162,7 @@ class _Channels:
     def __init__(self, block: Block) -> None:
         self.block, self.count = block, 0
         self.memory: Tensor | None = None
+        self._together: Tensor | None = None
 
     def add(self, piece: Tensor) -> None:
         """Put a piece behind those that are there."""
@@ -172,6 +173,8 @@ class _Channels:
             self.memory = torch.empty(
                 shape, dtype=piece.dtype, device=piece.device, memory_format=self.block.layout
             )
+            if self.block.copies:
+                self._together = self.memory.new_empty(self.memory.numel())
         self.memory.narrow(axis, self.count, piece.shape[axis]).copy_(piece)
         self.count += piece.shape[axis]
 
@@ -179,6 +182,19 @@ class _Channels:
         """So many from one on."""
         assert self.memory is not None
         return self.memory.narrow(self.block.axis, first, count)
+
+    def first(self, count: int) -> Tensor:
+        """The first ones, for a stage to read; good until others are asked for.
+
+        Where stages copy channels that do not lie side by side they are copied here, always to the
+        same memory: tensors of growing size would each leave a hole that is too small for the next.
+        """
+        own, layout = self.some(0, count), self.block.layout
+        if not self.block.copies or own.is_contiguous(memory_format=layout):
+            return own
+        assert self._together is not None
+        strides = torch.empty(own.shape, device="meta", memory_format=layout).stride()
+        return self._together.as_strided(own.shape, strides).copy_(own)
 
 
 class _Block(torch.autograd.Function):
@@ -193,7 +209,7 @@ class _Block(torch.autograd.Function):
             for reader, units in zip(block.readers, group.units_of_sources(), strict=True):
                 channels.add(reader.read(units))
             for place, (stage, own) in enumerate(zip(block.stages, parameters, strict=True)):
-                dense, norms[place] = stage.run(channels.some(0, channels.count), own)
+                dense, norms[place] = stage.run(channels.first(channels.count), own)
                 made = encode(dense, group.images, stage.options)
                 results[place] += made
                 if stage.reader is not None:
@@ -319,10 +335,7 @@ class _Backward:
         """A stage's backward pass, from the gradients of the values that it has stored."""
         stage = self.block.stages[place]
         count = self.block.channels_before(place)
-        given = self.channels.some(0, count).detach()
-        if self.block.copies:
-            given = given.contiguous(memory_format=self.block.layout)
-        given.requires_grad_(needed)
+        given = self.channels.first(count).detach().requires_grad_(needed)
         wanted = [leaf for leaf in (given, *leaves) if leaf is not None and leaf.requires_grad]
         if not wanted:
             return
