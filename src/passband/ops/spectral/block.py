@@ -173,8 +173,6 @@ class _Channels:
             self.memory = torch.empty(
                 shape, dtype=piece.dtype, device=piece.device, memory_format=self.block.layout
             )
-            if self.block.copies:
-                self._together = self.memory.new_empty(self.memory.numel())
         self.memory.narrow(axis, self.count, piece.shape[axis]).copy_(piece)
         self.count += piece.shape[axis]
 
@@ -190,9 +188,14 @@ class _Channels:
         same memory: tensors of growing size would each leave a hole that is too small for the next.
         """
         own, layout = self.some(0, count), self.block.layout
-        if not self.block.copies or own.is_contiguous(memory_format=layout):
+        if not self.block.copies:
             return own
-        assert self._together is not None
+        if own.is_contiguous(memory_format=layout):
+            self._together = None  # all there are: no copy is needed, and much memory beside it is
+            return own
+        if self._together is None:
+            assert self.memory is not None
+            self._together = self.memory.new_empty(self.memory.numel())
         strides = torch.empty(own.shape, device="meta", memory_format=layout).stride()
         return self._together.as_strided(own.shape, strides).copy_(own)
 
