@@ -254,7 +254,7 @@ def main() -> None:
     elif given.command == "accuracy":
         write_rows(ACCURACY, accuracy(given.runs, read_accuracy(ACCURACY)))
     else:
-        pb.keep_freed_memory()  # by which twins gain time, and SpecNets hardly any
+        pb.keep_freed_memory()  # the best for the twins' time
         for name in given.networks:
             rows = measure(name, given.batch, given.rounds, given.runs)
             write_result(f"memory-{name}", rows)

@@ -182,7 +182,7 @@ def train(
             stored["shrink_steps"] = None
         options = {**stored, **given}
     config = TrainConfig(**options)
-    if config.method != "specnet":  # whose steps gain nothing by it, and are there to need little
+    if config.method != "specnet":  # which is there to need little memory
         keep_freed_memory()
     out = out or Path("runs") / _run_name(config)
     if resume:

@@ -35,6 +35,9 @@ from passband.ops.spectral.stage import (
 )
 from passband.spectrum.packed import PackedSpectrum
 
+GAMMA, BETA = -4, -3
+"""Places of batch norm's scale and shift among a stage's parameters; running moments follow."""
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -84,8 +87,8 @@ class BlockStage:
         gradient_only: From the channels, the parameters and the result, something that has the
             function's gradients; None where there is no such thing.
         normalised: The function in its parts where it ends with a batch norm by the batch's own
-            statistics, the maps of which can be told from what is stored; gamma and beta are the
-            fourth and third parameter from the last. Else None.
+            statistics, the maps of which can be told from what is stored; gamma and beta are at
+            `GAMMA` and `BETA` among the parameters. Else None.
     """
 
     function: StageFunction
@@ -101,7 +104,7 @@ class BlockStage:
         """What is to be stored; and its batch norm, if that is known by what is stored."""
         if self.normalised is None:
             return self.function([given], parameters, True), None
-        gamma, beta = parameters[-4], parameters[-3]
+        gamma, beta = parameters[GAMMA], parameters[BETA]
         made = self.normalised.convolve([given], parameters, True)
         made, mean, invstd = self.normalised.norm.forward(made, gamma, beta, in_place=True)
         norm = Normalised(True, mean, invstd, gamma, beta)
@@ -255,7 +258,7 @@ class _Block(torch.autograd.Function):
             ]
         )
         norms = [
-            Normalised(True, of_batch[0], of_batch[1], own[-4], own[-3]) if of_batch else None
+            Normalised(True, of_batch[0], of_batch[1], own[GAMMA], own[BETA]) if of_batch else None
             for of_batch, own in zip(moments, leaves, strict=True)
         ]
         left = iter(grads)
@@ -363,7 +366,7 @@ class _Backward:
         for index, leaf in enumerate(leaves):
             if leaf is not None and leaf.requires_grad:
                 add_gradient(sums, index, next(found))
-        for index, grad in zip((-4, -3), of_norm or (), strict=False):
+        for index, grad in zip((GAMMA, BETA), of_norm or (), strict=False):
             leaf = leaves[index]
             if leaf is not None and leaf.requires_grad:
                 add_gradient(sums, index, grad)

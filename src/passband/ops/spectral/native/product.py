@@ -11,11 +11,11 @@ from torch import Tensor
 
 from passband.ops.band_limited_conv.native.convolution import lanes_and_terms
 from passband.ops.band_limited_conv.native.library import LANES
-from passband.ops.band_limited_conv.native.memory import empty, is_plain
+from passband.ops.band_limited_conv.native.memory import empty
 from passband.ops.kernel_files import Functions, load_kernels
+from passband.ops.spectral.native import kernels
 
-_ROW = LANES  # numbers of the filters that lie side by side, at most
-_MULTIPLE = 16  # of which their number is one: of every register's
+_MULTIPLE = 16  # of which the numbers of filters that lie side by side are one: of any register's
 _TASKS = 16  # of the filters' gradient, at least
 
 
@@ -92,9 +92,7 @@ class TapTables:
 
 def suits(*tensors: Tensor) -> bool:
     """Whether the kernels take such spectra and filters: float32 in memory."""
-    return load_library() is not None and all(
-        t.dtype == torch.float32 and is_plain(t) for t in tensors
-    )
+    return load_library() is not None and kernels.suits(1, *tensors)
 
 
 def _active(spectrum: Tensor) -> Tensor:
@@ -143,7 +141,7 @@ def weight_gradient(spectrum: Tensor, grad: Tensor, weight: Tensor, tables: TapT
     _, frequencies, images, inputs = spectrum.shape
     outputs = weight.shape[0]
     # the same for any number of threads, so that sums are too
-    blocks = -(-inputs // _ROW) * -(-outputs // _ROW)
+    blocks = -(-inputs // LANES) * -(-outputs // LANES)
     ranges = max(1, min(-(-_TASKS // max(1, blocks)), frequencies // 8))
     sums, result = empty((ranges, tables.slots, outputs, inputs)), empty(tuple(weight.shape))
     active = _active(grad)
@@ -159,7 +157,7 @@ def _folded(weight: Tensor, tables: TapTables, adjoint: bool) -> tuple[Tensor, i
     """Slots as rows of the product's lanes, (blocks, slots, terms, row); and how many lanes."""
     weight = weight.contiguous()
     lanes, terms, *strides = lanes_and_terms(weight, adjoint)
-    row = min(_ROW, -(-lanes // _MULTIPLE) * _MULTIPLE)
+    row = min(LANES, -(-lanes // _MULTIPLE) * _MULTIPLE)
     folded = empty((-(-lanes // row), tables.slots, terms, row))
     start = weight.data_ptr()
     _library().passband_fold_taps(
