@@ -15,13 +15,16 @@ Fractions are those of the twin of the same kind, with or without batch norm. Ke
 forward pass leaves for the backward pass, every bit and unit included. Mean and peak: allocated
 over a step (forward, loss, backward, SGD with momentum) above what was there before it, the
 weights' gradients included. Resident: by how much a fresh process grows over two steps, as the
-operating system counts it. Steps are timed in turn, in one process. All processes keep freed
-memory, as `passband train` does. Data from PASSBAND_DATA, in the paper's batches of 128.
+operating system counts it. For all of these freed memory is returned at once, as by `passband
+train` for SpecNets. Steps are timed in turn, in one process, with freed memory kept (`time`), which
+is the fastest for the twins, and with it returned (`time_returned`); both are ratios to the twin's
+time with memory kept. Data from PASSBAND_DATA, in the paper's batches of 128.
 """
 
 import argparse
 import multiprocessing
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -190,18 +193,18 @@ def trained(folders: list[Path]) -> dict[str, Path]:
 
 
 def resident(network: str, way: int, batch: int, runs: list[Path]) -> int:
-    """By how much this process grows over the first steps of one of `ways`.
-
-    With the C library's own settings, which give freed memory back.
-    """
+    """By how much this process grows over the first steps of one of `ways`."""
+    pb.return_freed_memory()
     data = images(DATA[network], batch)
     step = Step(network, ways(network, runs)[way], data, trained(runs))
+    step.optimizer.zero_grad()  # gradients of a step before would count as there already
     return resident_growth(step)
 
 
 def measure(network: str, batch: int, rounds: int, runs: list[Path]) -> list[dict[str, Any]]:
     """A row for each way to train a network."""
     rows: list[dict[str, Any]] = []
+    pb.return_freed_memory()
     known = trained(runs)
     steps = [Step(network, way, images(DATA[network], batch), known) for way in ways(network, runs)]
     with ProcessPoolExecutor(
@@ -219,8 +222,8 @@ def measure(network: str, batch: int, rounds: int, runs: list[Path]) -> list[dic
         row |= {"mean_bytes": allocated.mean, "peak_bytes": allocated.peak}
         rows.append(row | {"resident_bytes": size})
         print(rows[-1], file=sys.stderr, flush=True)
-    for row, seconds in zip(rows, alternate(steps, rounds, warm_up=0), strict=True):
-        row["step_seconds"] = seconds
+    for row, kept, returned in zip(rows, *times(steps, rounds), strict=True):
+        row |= {"step_seconds": kept, "step_seconds_returned": returned}
     twins = {
         step.way.batch_norm: dict(row)
         for step, row in zip(steps, rows, strict=True)
@@ -229,9 +232,26 @@ def measure(network: str, batch: int, rounds: int, runs: list[Path]) -> list[dic
     for step, row in zip(steps, rows, strict=True):
         twin = twins[step.way.batch_norm]
         row["time"] = row["step_seconds"] / twin["step_seconds"]
+        row["time_returned"] = row["step_seconds_returned"] / twin["step_seconds"]
         row |= {name: row[f"{name}_bytes"] / twin[f"{name}_bytes"] for name in MEMORY}
         row |= provenance()
     return rows
+
+
+def times(steps: list[Step], rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of each step with freed memory kept, and with it returned."""
+
+    def settle(set_memory: Callable[[], bool]) -> None:
+        set_memory()
+        steps[0]()  # the process grows again, or gives back what it has
+
+    turns: list[Callable[[], None]] = [
+        partial(settle, pb.keep_freed_memory), *steps,
+        partial(settle, pb.return_freed_memory), *steps,
+    ]  # fmt: skip
+    seconds = alternate(turns, rounds, warm_up=0)
+    count = len(steps)
+    return seconds[1 : 1 + count], seconds[2 + count :]
 
 
 def main() -> None:
@@ -254,7 +274,6 @@ def main() -> None:
     elif given.command == "accuracy":
         write_rows(ACCURACY, accuracy(given.runs, read_accuracy(ACCURACY)))
     else:
-        pb.keep_freed_memory()  # the best for the twins' time
         for name in given.networks:
             rows = measure(name, given.batch, given.rounds, given.runs)
             write_result(f"memory-{name}", rows)

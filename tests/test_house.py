@@ -16,10 +16,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # From the bottom up. A part imports from its own level and from those before it.
 LEVELS = (
-    ("allocator", "atomic", "extras", "imported", "names", "spectrum", "tensor_file"),
+    ("atomic", "extras", "imported", "names", "spectrum", "tensor_file"),
     ("config",),
     ("ops",),
-    ("functional",),
+    ("allocator", "functional"),
     ("nn",),
     ("measure",),
     ("convert", "files", "export", "chain", "networks", "data", "train"),
@@ -54,7 +54,7 @@ CONTRACT = {
     *("profile", "export_onnx", "save", "load"),
     *("FrequencyConv1d", "FrequencyConv2d", "FrequencyConvTranspose2d", "FrequencyLinear"),
     *("FrequencyBatchNorm", "FrequencyRegularization", "FrequencyScheduler", "to_chain"),
-    "keep_freed_memory",  # added to it
+    *("keep_freed_memory", "return_freed_memory"),  # added to it
 }
 
 

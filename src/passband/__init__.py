@@ -1,6 +1,6 @@
 """Train, compress and run convolutional networks in the frequency domain."""
 
-from passband.allocator import keep_freed_memory
+from passband.allocator import keep_freed_memory, return_freed_memory
 from passband.chain import to_chain
 from passband.config import BandLimit, FrequencyRegularization, SpecNet
 from passband.convert import FrequencyScheduler, calibrate, convert, revert, set_compression
@@ -41,6 +41,7 @@ __all__ = [
     "keep_freed_memory",
     "load",
     "profile",
+    "return_freed_memory",
     "revert",
     "save",
     "set_compression",

@@ -1,16 +1,22 @@
-"""Memory that stays with the process, so that its pages are not touched for the first time again.
+"""What becomes of memory that the process has freed: kept for its next use, or given back at once.
 
 The C library of Linux gives freed blocks of more than 32 MiB, and the free end of its heap, back
 to the system, which fills every page with zeros when it hands it out again. A network's maps are
-freed and asked for at every step, and that filling can take as long as the arithmetic. The less
-arithmetic a step has, the more this counts.
+freed and asked for at every step, and that filling can take as long as the arithmetic: the less
+arithmetic a step has, the more this counts. Smaller blocks stay in the heap, where those of other
+sizes leave holes between them, and the process can grow to one and a half times of what it needs.
 """
 
 import ctypes
 import sys
 from typing import Any
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+from passband.ops.band_limited_conv.native.memory import keep_workspace
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of malloc.h
+_LARGE_BYTES = 64 << 10  # such blocks get pages of their own where freed memory is returned
+_MOST_BLOCKS = 64 << 10  # with pages of their own: about as many as Linux allows
+_FREE_END_BYTES = 128 << 10  # of the heap, above which it is cut off
 
 
 def keep_freed_memory() -> bool:
@@ -28,19 +34,52 @@ def keep_freed_memory() -> bool:
         >>> isinstance(pb.keep_freed_memory(), bool)
         True
     """
-    mallopt = _mallopt()
-    if mallopt is None:
-        return False
+    keep_workspace(True)
     # Every block comes from the heap, whatever its size, and the heap's end is never cut off.
-    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
+    return _set({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1})
+
+
+def return_freed_memory() -> bool:
+    """Give the memory that this process frees back to the system at once, so that it stays small.
+
+    The opposite of `keep_freed_memory`, and likewise for the whole process: every tensor of 64 KiB
+    or more gets pages of its own, which go when it does, and the compiled kernels leave no
+    workspace from call to call. The process's resident size then follows what is allocated, where
+    with the C library's own settings holes come between. Any network gains by it; the price is
+    the zeros that the system writes to each page when it hands it out. `passband train` calls it
+    for SpecNets.
+
+    Returns:
+        Whether the C library has such settings: glibc, which most Linux systems use, does.
+
+    Examples:
+        >>> import passband as pb
+        >>> pb.return_freed_memory() == pb.keep_freed_memory()
+        True
+    """
+    keep_workspace(False)
+    return _set(
+        {
+            _M_MMAP_MAX: _MOST_BLOCKS,
+            _M_MMAP_THRESHOLD: _LARGE_BYTES,
+            _M_TRIM_THRESHOLD: _FREE_END_BYTES,
+        }
+    )
 
 
 def can_keep_freed_memory() -> bool:
     """Whether the C library has the settings of `keep_freed_memory`."""
-    return _mallopt() is not None
+    return _c_library() is not None
 
 
-def _mallopt() -> Any:
-    if not sys.platform.startswith("linux"):
-        return None
-    return getattr(ctypes.CDLL(None), "mallopt", None)
+def _set(settings: dict[int, int]) -> bool:
+    library = _c_library()
+    return library is not None and all(
+        library.mallopt(setting, value) for setting, value in settings.items()
+    )
+
+
+def _c_library() -> Any:
+    """The C library; None if it has no such settings."""
+    library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    return library if hasattr(library, "mallopt") else None

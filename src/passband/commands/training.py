@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from passband.allocator import keep_freed_memory
+from passband.allocator import keep_freed_memory, return_freed_memory
 from passband.commands.app import app
 from passband.commands.options import (
     DATA,
@@ -182,7 +182,9 @@ def train(
             stored["shrink_steps"] = None
         options = {**stored, **given}
     config = TrainConfig(**options)
-    if config.method != "specnet":  # which is there to need little memory
+    if config.method == "specnet":  # which is there to need little memory
+        return_freed_memory()
+    else:
         keep_freed_memory()
     out = out or Path("runs") / _run_name(config)
     if resume:

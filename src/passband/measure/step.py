@@ -1,7 +1,6 @@
 """A whole training step: what it keeps, its peak, its time, against the network in plain torch."""
 
 import copy
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -70,7 +69,7 @@ def profile_step(model: nn.Module, example_input: ExampleInput, repeats: int = 3
     ]
     steps = [partial(training_step, network, example_input) for network in (own, plain)]
     device = next(model.parameters()).device
-    peaks = [_step_peak(own, steps[0], device), _step_peak(plain, steps[1], device)]
+    peaks = [peak_bytes(step, device) for step in steps]
     seconds = alternate(steps, repeats, device=device)
     rows.append(
         {
@@ -105,10 +104,3 @@ def _output(model: nn.Module, example_input: ExampleInput) -> Tensor:
     while not isinstance(output, Tensor):  # auxiliary outputs are left out
         output = next(iter(output.values() if isinstance(output, dict) else output))
     return output
-
-
-def _step_peak(model: nn.Module, step: Callable[[], object], device: torch.device) -> int:
-    """Peak of a second step: the first one leaves working memory behind."""
-    step()
-    model.zero_grad(set_to_none=True)
-    return peak_bytes(step, device)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from passband.allocator import return_freed_memory
 from passband.measure.memory import allocated_bytes, saved_bytes
 from passband.measure.resident import resident_growth
 from passband.train import TrainConfig, load_run
@@ -65,8 +66,13 @@ def _resident_growth_of_a_process(run: Path, checkpointed: bool) -> int:
 
 
 def resident_growth_of_run(run: Path, checkpointed: bool) -> int:
-    """By how much this process grows over the first training steps of a run's network."""
-    step, _, _ = _step(run, checkpointed)
+    """By how much this process grows over the first training steps of a run's network.
+
+    Freed memory is returned at once, as `passband train` has it for SpecNets.
+    """
+    return_freed_memory()
+    step, _, model = _step(run, checkpointed)
+    model.zero_grad()  # gradients of a step before would count as there already
     return resident_growth(step)
 
 

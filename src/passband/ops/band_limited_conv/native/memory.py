@@ -12,7 +12,7 @@ from passband.ops.band_limited_conv.native.library import Maps, load_library
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Of tensors that the kernels take; they compute in float32."""
 
-_KEPT_BYTES = 64 << 20  # of memory kept from call to call, per thread
+_MOST_KEPT_BYTES = 64 << 20  # of memory kept from call to call, per thread
 # Tensors of this size are laid in large pages. The C library of Linux gives larger ones back to the
 # system when they are freed: then each would look for large pages anew, and where memory has become
 # fragmented that takes longer than the small ones do.
@@ -54,6 +54,22 @@ class _Kept(threading.local):
 
 
 _kept = _Kept()
+_keeps = True
+
+
+def keep_workspace(keep: bool) -> None:
+    """Whether calls leave their workspace to the next one of their thread, which they do at first.
+
+    What this thread's last call has left is given back.
+    """
+    global _keeps
+    _keeps = keep
+    release_workspace()
+
+
+def release_workspace() -> None:
+    """Give back what this thread's last call has left."""
+    _kept.memory = None
 
 
 @contextmanager
@@ -67,5 +83,5 @@ def workspace(*sizes: int) -> Iterator[list[Tensor]]:
     try:
         yield list(torch.split(memory[: sum(sizes)], list(sizes)))
     finally:
-        if 4 * memory.numel() <= _KEPT_BYTES:
+        if _keeps and memory.nbytes <= _MOST_KEPT_BYTES:
             _kept.memory = memory
