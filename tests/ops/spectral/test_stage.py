@@ -83,6 +83,24 @@ def test_no_dense_spectrum_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
         assert placeholder.untyped_storage().nbytes() == 8
 
 
+def test_a_gradient_goes_as_soon_as_it_has_been_read() -> None:
+    grads: list[Tensor] = []
+    there: list[list[bool]] = []
+
+    def watched(sources: list[Tensor], parameters: Any, first: bool) -> Tensor:
+        if not first:
+            there.append([grad.untyped_storage().nbytes() > 0 for grad in grads])
+        return scaled(sources, parameters, first)
+
+    options = StageOptions(image_bytes=DENSE_BYTES)  # every unit is a group of its own
+    factor = torch.ones((), dtype=torch.float64, requires_grad=True)
+    result = run_stage(watched, [store(sparse(24), options)], [factor], options)
+    for placeholder in result.placeholders:
+        placeholder.register_hook(grads.append)
+    result.dense().sum().backward()
+    assert there == [[True, True, True], [False, True, True], [False, False, True]]
+
+
 @pytest.mark.parametrize("batch", [1, 19])
 def test_a_last_stage_gives_maps(batch: int) -> None:
     def means(sources: list[Tensor], parameters: Any, first: bool) -> Tensor:

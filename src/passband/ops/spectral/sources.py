@@ -169,7 +169,8 @@ class Group:
             dense: The inputs.
             found: Gradients of those that have one.
             out: Of each source the gradients of its units so far.
-            free: Gradients of the stage's result that are not needed any more.
+            free: Gradients of the stage's result that are not needed any more, each in memory of
+                its own: it is used again or given back, though autograd still holds the tensors.
         """
         lists = iter(out)
         left = [tensor for tensor in free if tensor is not None]
@@ -184,6 +185,10 @@ class Group:
             left = []
             for own in units:
                 next(lists).extend(next(values) for _ in own)
+        again = {grad.data_ptr() for own in out for grad in own if grad is not None}
+        for grad_of_result in free:
+            if grad_of_result is not None and grad_of_result.data_ptr() not in again:
+                grad_of_result.untyped_storage().resize_(0)
 
     def _runs(self) -> Iterator[tuple[Codec, list[tuple[PackedSpectrum, ...]] | None]]:
         """The units of each run of sources; None of one that is maps."""
