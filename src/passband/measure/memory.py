@@ -158,7 +158,8 @@ def left_bytes(function: Callable[[], object], device: torch.device | str = "cpu
     """Bytes that a function has allocated and not freed again while its result is held.
 
     Of a forward pass that is what it keeps for the backward pass, and its output, whoever keeps it:
-    also what torch.utils.checkpoint keeps, of which `SavedBytes` does not know.
+    also what torch.utils.checkpoint keeps, of which `SavedBytes` does not know. The kernels'
+    workspace, which is for any pass, is not counted.
 
     Args:
         function: Runs what is measured, and returns what is to be held.
@@ -178,7 +179,14 @@ def left_bytes(function: Callable[[], object], device: torch.device | str = "cpu
         left = torch.cuda.memory_allocated(device) - before
         del held
         return left
-    held, events = _allocations(function)
+    release_workspace()
+
+    def released() -> object:
+        held = function()
+        release_workspace()
+        return held
+
+    held, events = _allocations(released)
     del held
     return sum(size for _, size in events)
 

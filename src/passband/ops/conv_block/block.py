@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from passband.ops.band_limited_conv.layout import memory_format
+from passband.ops.band_limited_conv.native.memory import fitting_workspace
 from passband.ops.conv_block import kernels
 from passband.ops.conv_block.activation import Activation
 from passband.ops.conv_block.bits import pack_bits, unpack_bits
@@ -71,6 +72,7 @@ def conv_block(
 
 class _ConvBlock(torch.autograd.Function):
     @staticmethod
+    @fitting_workspace()
     def forward(
         ctx: Any,
         call: BlockCall,
@@ -107,6 +109,7 @@ class _ConvBlock(torch.autograd.Function):
 
     @staticmethod
     @differentiable_once
+    @fitting_workspace()
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 7

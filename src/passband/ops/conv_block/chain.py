@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from passband.ops.band_limited_conv.layout import memory_format
+from passband.ops.band_limited_conv.native.memory import fitting_workspace
 from passband.ops.conv_block.activation import Activation
 from passband.ops.conv_block.convolution import Conv, Kept, chunks, images_at_a_time
 from passband.ops.conv_block.derivative import differentiable_once
@@ -60,6 +61,7 @@ def conv_chain(
 
 class _ConvChain(torch.autograd.Function):
     @staticmethod
+    @fitting_workspace()
     def forward(ctx: Any, call: ChainCall, count: int, *tensors: Tensor | None) -> Tensor:
         features = [tensor for tensor in tensors[:count] if tensor is not None]
         parameters = tensors[count:]
@@ -85,6 +87,7 @@ class _ConvChain(torch.autograd.Function):
 
     @staticmethod
     @differentiable_once
+    @fitting_workspace()
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)

@@ -1,5 +1,6 @@
 """Tensors as the kernels see them, and the memory that they work in."""
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Of tensors that the kernels take; they compute in float32."""
 
 _MOST_KEPT_BYTES = 64 << 20  # of memory kept from call to call, per thread
+_SMALL_BYTES = 8 << 20  # are kept however little is needed
 # Tensors of this size are laid in large pages. The C library of Linux gives larger ones back to the
 # system when they are freed: then each would look for large pages anew, and where memory has become
 # fragmented that takes longer than the small ones do.
@@ -51,6 +53,7 @@ def empty(shape: tuple[int, ...], form: torch.memory_format = torch.contiguous_f
 
 class _Kept(threading.local):
     memory: Tensor | None = None
+    fits = False
 
 
 _kept = _Kept()
@@ -73,15 +76,31 @@ def release_workspace() -> None:
 
 
 @contextmanager
+def fitting_workspace() -> Iterator[None]:
+    """Do not leave a workspace that is much too large for a layer beside its maps.
+
+    Of a network's layers those with most channels need the most, and those with the largest maps
+    are where a step has its peak.
+    """
+    before, _kept.fits = _kept.fits, True
+    try:
+        yield
+    finally:
+        _kept.fits = before
+
+
+@contextmanager
 def workspace(*sizes: int) -> Iterator[list[Tensor]]:
     """Float32 memory of these sizes, from what the last call of this thread has left."""
     sizes = tuple(-(-size // 16) * 16 for size in sizes)
+    needed = sum(sizes)
     memory, _kept.memory = _kept.memory, None
-    if memory is not None and memory.numel() < sum(sizes):
-        memory = None  # given back before more is asked for
-    memory = empty((sum(sizes),)) if memory is None else memory
+    most = max(2 * needed, _SMALL_BYTES // 4) if _kept.fits else math.inf
+    if memory is not None and not needed <= memory.numel() <= most:
+        memory = None  # given back before other is asked for
+    memory = empty((needed,)) if memory is None else memory
     try:
-        yield list(torch.split(memory[: sum(sizes)], list(sizes)))
+        yield list(torch.split(memory[:needed], list(sizes)))
     finally:
         if _keeps and memory.nbytes <= _MOST_KEPT_BYTES:
             _kept.memory = memory
