@@ -7,6 +7,7 @@ import torch
 
 from passband.measure.memory import left_bytes, peak_bytes
 from passband.ops.band_limited_conv.native import memory
+from passband.ops.band_limited_conv.native.library import load_library
 from passband.ops.band_limited_conv.native.memory import (
     empty,
     fitting_workspace,
@@ -20,6 +21,8 @@ LARGE, SMALL = 4 << 20, 3 << 20  # numbers: 16 and 12 MiB, so that what is kept 
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
+    if load_library() is None:
+        pytest.skip("no kernels are compiled here")
     release_workspace()
     yield
     keep_workspace(True)
