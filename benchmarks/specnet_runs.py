@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from machine import RESULTS, provenance
@@ -12,7 +13,8 @@ import passband as pb
 from passband.train import TrainConfig
 
 ACCURACY = RESULTS / "accuracy-specnet.csv"  # of any machine: it does not say how fast
-TRAINING = ("network", "method", "beta", "epochs", "batch_size", "lr", "train_samples")
+MODE = ("network", "method", "beta", "epochs", "batch_size", "lr", "train_samples")
+TRAINING = (*MODE, "seed")
 
 
 def described(config: pb.SpecNet) -> str:
@@ -44,7 +46,7 @@ def _method(fields: dict[str, Any]) -> tuple[str, float | str]:
 
 
 def accuracy(folders: list[Path], known: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each finished training, twins first, beside the twin of its kind.
+    """A row for each finished training, twins first, beside the twin of its kind and seed.
 
     Args:
         folders: Where runs are.
@@ -64,6 +66,7 @@ def accuracy(folders: list[Path], known: list[dict[str, Any]]) -> list[dict[str,
             "batch_size": config["batch_size"],
             "lr": config["lr"],
             "train_samples": result["train_samples"],
+            "seed": config["seed"],
             "test_samples": result["test_samples"],
             "parameters": result["parameters"],
         }
@@ -80,16 +83,29 @@ def accuracy(folders: list[Path], known: list[dict[str, Any]]) -> list[dict[str,
     return found
 
 
-def _kind(row: dict[str, Any]) -> tuple[str, int, bool]:
+def over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with one row for the trainings that differ by their seed alone: the means."""
+    modes: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        modes.setdefault(tuple(row[name] for name in MODE), []).append(row)
+    means = ("accuracy", "lost", "kept")
+    return [
+        own[0] | {name: fmean(float(row[name]) for row in own) for name in means}
+        for own in modes.values()
+    ]
+
+
+def _kind(row: dict[str, Any]) -> tuple[str, int, int, bool]:
     """What a network and its twin have in common."""
-    return row["network"], row["train_samples"], "norm" in row["method"]
+    return row["network"], row["train_samples"], row["seed"], "norm" in row["method"]
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
     """Where a row stands in the table."""
     method = row["method"]
     twin = method.startswith("twin")
-    return row["network"], row["train_samples"], not twin, method, row["beta"] or 0
+    beta = row["beta"] or 0
+    return row["network"], row["train_samples"], not twin, method, beta, row["seed"]
 
 
 def read_accuracy(file: Path) -> list[dict[str, Any]]:
@@ -119,7 +135,7 @@ def draw(network: str, rows: list[dict[str, Any]], folders: list[Path]) -> None:
     from passband.train.run_folder import RunFolder
 
     docs = RESULTS.parents[1] / "docs"
-    own = [row for row in rows if row["network"] == network]
+    own = over_seeds([row for row in rows if row["network"] == network])
     most = max(row["train_samples"] for row in own)
     methods: dict[str, dict[float, tuple[float, float]]] = {}
     twins: dict[str, float] = {}
@@ -133,7 +149,7 @@ def draw(network: str, rows: list[dict[str, Any]], folders: list[Path]) -> None:
     figure.savefig(docs / f"{network}-threshold.svg", metadata={"Date": None})
     runs: dict[str, dict[float | str, Path]] = {}
     for run, config, _ in runs_in(folders):
-        if config["model"].removesuffix("-bn") == network:
+        if config["model"].removesuffix("-bn") == network and config["seed"] == 0:
             method, beta = _method(config)
             runs.setdefault(method, {})[beta] = run
     curves = {}

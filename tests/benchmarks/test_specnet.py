@@ -44,6 +44,24 @@ def test_runs_join_the_rows_that_are_there(tmp_path: Path) -> None:
     assert second["kept"] == 1 / twin["kept_bytes"]
 
 
+def test_seeds_have_twins_of_their_own_and_a_mean(tmp_path: Path) -> None:
+    config = TrainConfig(
+        data="digits", model="speclenet", limit_train=64, limit_test=40, epochs=1, augment=False
+    )
+    run(config, tmp_path / "twin", progress=False)
+    (twin,) = specnet_runs.accuracy([tmp_path], known=[])
+    method = {"method": "relu, pool max", "beta": 0.5}
+    known = [
+        twin | {"accuracy": 0.5}, twin | method | {"accuracy": 0.25},
+        twin | {"accuracy": 0.75, "seed": 1}, twin | method | {"accuracy": 1.0, "seed": 1},
+    ]  # fmt: skip
+    rows = specnet_runs.accuracy([], known)
+    assert [row["lost"] for row in rows] == [0, 0, 0.25, -0.25]
+    first, second = specnet_runs.over_seeds(rows)
+    assert (first["accuracy"], first["lost"]) == (0.625, 0)
+    assert (second["method"], second["accuracy"], second["lost"]) == ("relu, pool max", 0.625, 0)
+
+
 @pytest.mark.parametrize("network", specnet.NETWORKS)
 def test_the_table_has_both_modes_and_their_rivals(network: str) -> None:
     found = {(way.name, way.beta) for way in specnet.ways(network, [])}

@@ -245,6 +245,7 @@ def test_what_spec_nets_do_without_harm(tmp_path: Path) -> None:
 
     def accuracy(method: str, beta: str, lost: float, images: int) -> dict[str, object]:
         row = {"network": "specvgg16", "method": method, "beta": beta, "train_samples": images}
+        row |= {"epochs": 3, "batch_size": 32, "lr": 0.1, "kept": 0.1}
         return {**row, "accuracy": 0.9 - lost, "lost": lost}
 
     rows = [
@@ -254,7 +255,8 @@ def test_what_spec_nets_do_without_harm(tmp_path: Path) -> None:
     ]  # fmt: skip
     write(tmp_path, "memory-specvgg16", rows)
     reached = [
-        accuracy("relu", "0.0", -0.01, 100), accuracy("relu", "0.5", 0.01, 100),
+        accuracy("relu", "0.0", -0.01, 100),
+        accuracy("relu", "0.5", -0.01, 100), accuracy("relu", "0.5", 0.03, 100),  # two seeds
         accuracy("relu", "1.0", 0.02, 100), accuracy("relu", "1.0", 0.0, 50),
         accuracy("spectral-tanh, pool spectral", "1.0", 0.5, 100),
     ]  # fmt: skip
