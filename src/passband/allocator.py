@@ -3,8 +3,8 @@
 The C library of Linux gives freed blocks of more than 32 MiB, and the free end of its heap, back
 to the system, which fills every page with zeros when it hands it out again. A network's maps are
 freed and asked for at every step, and that filling can take as long as the arithmetic: the less
-arithmetic a step has, the more this counts. Smaller blocks stay in the heap, where those of other
-sizes leave holes between them, and the process can grow to one and a half times of what it needs.
+arithmetic a step has, the more this counts. Smaller blocks stay in the heap, where blocks of other
+sizes do not fit into the holes that they leave, and the process grows larger than its tensors.
 """
 
 import ctypes

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from passband.allocator import return_freed_memory
 from passband.measure.memory import allocated_bytes, saved_bytes
 from passband.measure.resident import resident_growth
+from passband.ops.band_limited_conv.native.memory import keep_workspace
 from passband.train import TrainConfig, load_run
 from passband.train.evaluation import autocast
 from passband.train.parts import load_parts
@@ -49,7 +50,9 @@ def step_memory(run: Path, *, checkpointed: bool = False, with_resident: bool = 
     step, forward, model = _step(run, checkpointed)
     step()
     model.zero_grad()  # gradients of a step before would count as there already
+    keep_workspace(False)  # as it is where freed memory is returned
     allocated = allocated_bytes(step)
+    keep_workspace(True)
     resident = _resident_growth_of_a_process(run, checkpointed) if with_resident else None
     return StepMemory(saved_bytes(forward, model), allocated.peak, allocated.mean, resident)
 
