@@ -30,7 +30,8 @@ class StepMemory:
         peak: Most that is allocated at once, above what was there before the step.
         mean: Allocated on average over the time of the step.
         resident: By how much a process grows over its first steps, as the operating system counts
-            it; weights, momentum and data are there before and do not count. None: not measured.
+            it; weights, momentum, data and the libraries' code are there before and do not count.
+            None: not measured.
     """
 
     saved: int
@@ -74,18 +75,19 @@ def resident_growth_of_run(run: Path, checkpointed: bool) -> int:
     Freed memory is returned at once, as `passband train` has it for SpecNets.
     """
     return_freed_memory()
+    _step(run, checkpointed, images=2)[0]()  # the libraries' code is in memory then
     step, _, model = _step(run, checkpointed)
     model.zero_grad()  # gradients of a step before would count as there already
     return resident_growth(step)
 
 
 def _step(
-    run: Path, checkpointed: bool
+    run: Path, checkpointed: bool, images: int | None = None
 ) -> tuple[Callable[[], None], Callable[[], Tensor], nn.Module]:
     """A training step, its forward pass, and the network."""
     model, config, _ = load_run(run)
     model.train()
-    inputs, labels = _batch(config)
+    inputs, labels = (tensor[:images] for tensor in _batch(config))
     optimizer = torch.optim.SGD(model.parameters(), 0.0, config.momentum)
     for parameter in model.parameters():  # momentum is there in every step but the first
         parameter.grad = torch.zeros_like(parameter)
