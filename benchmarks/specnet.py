@@ -15,10 +15,11 @@ Fractions are those of the twin of the same kind, with or without batch norm. Ke
 forward pass leaves for the backward pass, every bit and unit included. Mean and peak: allocated
 over a step (forward, loss, backward, SGD with momentum) above what was there before it, the
 weights' gradients included. Resident: by how much a fresh process grows over two steps, as the
-operating system counts it; code that a step with two images has loaded is there before. For all of these freed memory is returned at once, as by `passband
-train` for SpecNets. Steps are timed in turn, in one process, with freed memory kept (`time`), which
-is the fastest for the twins, and with it returned (`time_returned`); both are ratios to the twin's
-time with memory kept. Data from PASSBAND_DATA, in the paper's batches of 128.
+operating system counts it; code that a step with two images has loaded is there before. For all of
+these freed memory is returned at once, as by `passband train` for SpecNets. Steps are timed in
+turn, in one process, with freed memory kept (`time`), which is the fastest for the twins, and with
+it returned (`time_returned`); both are ratios to the twin's time with memory kept. Data from
+PASSBAND_DATA, in the paper's batches of 128.
 """
 
 import argparse
