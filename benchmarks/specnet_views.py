@@ -77,4 +77,4 @@ def _cells(memory: Row, accuracy: Row | None) -> list[str]:
         own = float(accuracy["accuracy"])
         reached = [f"{100 * own:.1f}", f"{100 * (own + float(accuracy['lost'])):.1f}"]
     sizes = [cell(memory.get(name, ""), 100) for name in ("kept", "mean", "peak", "resident")]
-    return [cell(memory["beta"]), *reached, *sizes, cell(memory["time"])]
+    return [cell(memory["beta"]), *reached, *sizes, cell(memory["time_returned"])]
