@@ -240,8 +240,8 @@ def test_engines_side_by_side(tmp_path: Path) -> None:
 
 def test_what_spec_nets_do_without_harm(tmp_path: Path) -> None:
     def memory(method: str, beta: str, peak: float) -> dict[str, object]:
-        row = {"method": method, "beta": beta, "kept": 0.1, "mean": 0.2, "peak": peak, "time_returned": 1.2}
-        return {**row, "resident": 0.5, **ORIGIN}
+        row = {"method": method, "beta": beta, "kept": 0.1, "mean": 0.2, "peak": peak}
+        return {**row, "resident": 0.5, "time_returned": 1.2, **ORIGIN}
 
     def accuracy(method: str, beta: str, lost: float, images: int) -> dict[str, object]:
         row = {"network": "specvgg16", "method": method, "beta": beta, "train_samples": images}
