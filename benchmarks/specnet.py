@@ -17,9 +17,9 @@ over a step (forward, loss, backward, SGD with momentum) above what was there be
 weights' gradients included. Resident: by how much a fresh process grows over two steps, as the
 operating system counts it; code that a step with two images has loaded is there before. For all of
 these freed memory is returned at once, as by `passband train` for SpecNets. Steps are timed in
-turn, in one process, with freed memory kept (`time`), which is the fastest for the twins, and with
-it returned (`time_returned`); both are ratios to the twin's time with memory kept. Data from
-PASSBAND_DATA, in the paper's batches of 128.
+turn, in one process, with freed memory kept (`time`) and with it returned (`time_returned`); both
+are ratios to the twin's time with memory kept. Data from PASSBAND_DATA, in the paper's batches of
+128.
 """
 
 import argparse

@@ -45,9 +45,8 @@ def return_freed_memory() -> bool:
     The opposite of `keep_freed_memory`, and likewise for the whole process: every tensor of 64 KiB
     or more gets pages of its own, which go when it does, and the compiled kernels leave no
     workspace from call to call. The process's resident size then follows what is allocated, where
-    with the C library's own settings holes come between. Any network gains by it; the price is
-    the zeros that the system writes to each page when it hands it out. `passband train` calls it
-    for SpecNets.
+    with the C library's own settings holes come between. The price is the zeros that the system
+    writes to each page when it hands it out. `passband train` calls it for SpecNets.
 
     Returns:
         Whether the C library has such settings: glibc, which most Linux systems use, does.
