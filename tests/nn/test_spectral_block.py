@@ -20,6 +20,13 @@ CASES: dict[str, dict[str, Any]] = {
     "gelu": {"activation": "gelu", "threshold": 0.4},
     "batch norm": {"activation": "relu", "bias": False},
     "batch norm, threshold": {"activation": "relu", "threshold": 0.4, "bias": False},
+    "batch norm, straight through": {
+        "activation": "relu",
+        "threshold": 0.4,
+        "bias": False,
+        "gradient": "straight-through",
+    },
+    "batch norm, weak gamma": {"activation": "relu", "bias": False},
     "activation first": {"activation": "tanh", "threshold": 0.4, "order": "activation-first"},
     "spectrum": {"activation": "spectral-tanh", "threshold": 0.4},
     "softsign": {"activation": "spectral-softsign", "threshold": 0.4},
@@ -66,6 +73,10 @@ class Layers(nn.Module):
                 norm = nn.BatchNorm2d(layer.out_channels, dtype=torch.float64)
                 layer.norm_place = (self.norms, str(len(self.norms)))
                 self.norms.append(norm)
+        if name.endswith("weak gamma"):
+            with torch.no_grad():
+                for norm in self.norms:
+                    norm.weight[0] = 1e-6
 
     def forward(self, x: Tensor, with_last: bool = True) -> SpectralMap:
         inner: list[SpectralConv] = list(self.inner)  # type: ignore[arg-type]

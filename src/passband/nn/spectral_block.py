@@ -13,7 +13,6 @@ from passband.nn.spectral_map import Form, Piece, SpectralMap
 from passband.nn.spectral_stage import SpectralStage
 from passband.ops.spectral.block import Block, BlockStage, Reader, run_block
 from passband.ops.spectral.codec import SPECTRA, Maps
-from passband.ops.spectral.norm_gradient import tells_maps
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import StoredSpectrum, store
 from passband.ops.tracing import (
@@ -158,8 +157,8 @@ def _block(
             layer.storage, layer.threshold > 0, layer.passes_gradients, writes=stage.writes(layout)
         )
         values = maps.shape[0] * math.prod(stage.result.size)
-        known = tells_maps(stores) and stage.finish is None and values > 1  # else torch's error
-        norms = [norm for norm in layer.norm if known and takes_batch_statistics(norm)]
+        in_parts = on_map and stage.finish is None and values > 1  # else torch's error
+        norms = [norm for norm in layer.norm if in_parts and takes_batch_statistics(norm)]
         return BlockStage(
             stage.compute,
             len(layer.stage_parameters()),

@@ -15,7 +15,7 @@ from torch import Tensor
 from passband.ops.conv_block.derivative import differentiable_once
 from passband.ops.conv_block.normalisation import Normalised, Sums
 from passband.ops.spectral.codec import Codec, Maps
-from passband.ops.spectral.norm_gradient import KnownMaps, weak_channels
+from passband.ops.spectral.norm_gradient import KnownMaps, tells_maps, weak_channels
 from passband.ops.spectral.normalised_stage import NormalisedFunction
 from passband.ops.spectral.sources import (
     Group,
@@ -87,8 +87,7 @@ class BlockStage:
         gradient_only: From the channels, the parameters and the result, something that has the
             function's gradients; None where there is no such thing.
         normalised: The function in its parts where it ends with a batch norm by the batch's own
-            statistics, the maps of which can be told from what is stored; gamma and beta are at
-            `GAMMA` and `BETA` among the parameters. Else None.
+            statistics; gamma and beta are at `GAMMA` and `BETA` among the parameters. Else None.
     """
 
     function: StageFunction
@@ -101,14 +100,21 @@ class BlockStage:
     def run(
         self, given: Tensor, parameters: Sequence[Tensor | None]
     ) -> tuple[Tensor, Normalised | None]:
-        """What is to be stored; and its batch norm, if that is known by what is stored."""
+        """What is to be stored, and its batch norm."""
         if self.normalised is None:
             return self.function([given], parameters, True), None
         gamma, beta = parameters[GAMMA], parameters[BETA]
         made = self.normalised.convolve([given], parameters, True)
         made, mean, invstd = self.normalised.norm.forward(made, gamma, beta, in_place=True)
-        norm = Normalised(True, mean, invstd, gamma, beta)
-        return made, None if len(weak_channels(norm, self.options.storage)) else norm
+        return made, Normalised(True, mean, invstd, gamma, beta)
+
+    def tells(self, norm: Normalised | None) -> bool:
+        """Whether what is stored tells the maps that were normalised."""
+        return (
+            norm is not None
+            and tells_maps(self.options)
+            and not len(weak_channels(norm, self.options.storage))
+        )
 
 
 @dataclass(frozen=True)
@@ -221,8 +227,9 @@ class _Block(torch.autograd.Function):
                 if stage.reader is not None:
                     channels.add(stage.reader.read(made))
         ctx.normalised = [norm is not None for norm in norms]
+        ctx.told = [stage.tells(norm) for stage, norm in zip(block.stages, norms, strict=True)]
         read = [stage.reader is not None for stage in block.stages]
-        ctx.whole = [any(reasons) for reasons in zip(read, ctx.normalised, strict=True)]
+        ctx.whole = [any(reasons) for reasons in zip(read, ctx.told, strict=True)]
         kept = [
             tensor
             for is_whole, result in zip(ctx.whole, results, strict=True)
@@ -267,7 +274,8 @@ class _Block(torch.autograd.Function):
         of_sources: list[list[Tensor | None]] = [[] for _ in sources.shapes]
         for group in sources.groups():
             own = slice(group.first, group.last)
-            one = _Backward(block, group, [units[own] for units in results], norms, ctx.autocast)
+            of_images = [units[own] for units in results]
+            one = _Backward(block, group, of_images, norms, ctx.told, ctx.autocast)
             found = one.run([g[own] for g in of_results], leaves, sums, any(needs[: ctx.stored]))
             for mine, values in zip(of_sources, found, strict=True):
                 mine += values
@@ -287,10 +295,11 @@ class _Backward:
         group: Group,
         results: list[list[PackedSpectrum]],
         norms: list[Normalised | None],
+        told: list[bool],
         autocast: Callable[[], Any],
     ) -> None:
-        self.block, self.group, self.results, self.norms = block, group, results, norms
-        self.autocast = autocast
+        self.block, self.group, self.results = block, group, results
+        self.norms, self.told, self.autocast = norms, told, autocast
         self.channels = _Channels(block)
         for reader, units in self._readers():
             self.channels.add(reader.read(units))
@@ -345,15 +354,15 @@ class _Backward:
         wanted = [leaf for leaf in (given, *leaves) if leaf is not None and leaf.requires_grad]
         if not wanted:
             return
-        cotangent, of_norm = self._cotangent(place, of_values, given.device)
         with torch.enable_grad(), self.autocast():
-            if of_norm is not None and stage.normalised is not None:
-                result = stage.normalised.convolve([given], leaves, False)
+            if stage.normalised is not None:
+                result = stage.normalised.convolve([given], leaves, not self.told[place])
             elif stage.gradient_only is None or stage.reader is None:
                 result = stage.function([given], leaves, False)
             else:
                 known = self.channels.some(count, stage.reader.channels)
                 result = stage.gradient_only([given], leaves, known)
+        cotangent, of_norm = self._cotangent(place, of_values, result.detach())
         cotangent = cotangent.to(result.dtype)
         found = iter(torch.autograd.grad(result, wanted, cotangent, allow_unused=True))
         del result, cotangent
@@ -372,23 +381,29 @@ class _Backward:
                 add_gradient(sums, index, grad)
 
     def _cotangent(
-        self, place: int, of_values: list[Tensor | None], device: torch.device
+        self, place: int, of_values: list[Tensor | None], made: Tensor
     ) -> tuple[Tensor, Sums | None]:
-        """The gradient of what a stage gives, from those of the values that it has stored.
+        """The gradient of what a stage makes, from those of the values that it has stored.
 
-        With a batch norm that is known by them it is that of the convolution's maps; and there are
-        those of gamma and beta.
+        With a batch norm it is that of the convolution's maps; and there are those of gamma and
+        beta. The maps are only looked at where what is stored does not tell them.
         """
         stage, units, norm = self.block.stages[place], self.results[place], self.norms[place]
         own = [(u, u.gradient_bits, g) for u, g in zip(units, of_values, strict=True)]
         codec = stage.options.writes
+        if norm is not None and self.told[place]:
+            assert stage.normalised is not None and isinstance(codec, Maps)
+            known = KnownMaps(stage.normalised.norm, norm, codec, units, own)
+            sums, of_maps = known.sums()
+            *_, mixture = known.over_all(sums, of_maps)
+            return known.gradient(slice(None), mixture), sums
+        cotangent = codec.encode_adjoint(own, made.device)
         if norm is None:
-            return codec.encode_adjoint(own, device), None
-        assert stage.normalised is not None and isinstance(codec, Maps)
-        known = KnownMaps(stage.normalised.norm, norm, codec, units, own)
-        sums, of_maps = known.sums()
-        *_, mixture = known.over_all(sums, of_maps)
-        return known.gradient(slice(None), mixture), sums
+            return cotangent, None
+        cotangent = cotangent.to(made.dtype)
+        sums = norm.reduce(cotangent, made)
+        norm.backward(made, cotangent, sums, made.numel() // made.shape[1], None, cotangent)
+        return cotangent, sums
 
     def _taken(self, first: int, reader: Reader, units: Sequence[PackedSpectrum]) -> list[Tensor]:
         assert self.grad is not None
