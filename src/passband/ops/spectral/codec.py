@@ -18,6 +18,7 @@ from torch import Tensor
 from passband.ops.band_limited_conv.native.memory import empty
 from passband.ops.spectral.frame import Frame
 from passband.ops.spectral.native import kernels
+from passband.ops.spectral.native.kernels import Stored
 from passband.ops.spectral.pointwise import threshold
 from passband.spectrum.packed import PackedSpectrum, gather, pack, scatter, unpack
 
@@ -90,21 +91,18 @@ class Spectra:
         if not kernels.suits(1, grad):
             parts = torch.split(grad, images, 2)
             return [gather(g, unit.gradient_bits) for g, unit in zip(parts, units, strict=True)]
-        table = _spectra_table(grad.shape[1])
-        return [
-            kernels.gather(table, part, unit.gradient_bits, unit.gradient_count)
-            for part, unit in zip(torch.split(_rows(grad), images, 1), units, strict=True)
-        ]
+        stored = [Stored(grad.new_empty(2, u.gradient_count), u.gradient_bits) for u in units]
+        parts = torch.split(_rows(grad), images, 1)
+        kernels.gather(_spectra_table(grad.shape[1]), stored, parts)
+        return [own.values for own in stored]
 
     def _written(self, units: Sequence[Kept]) -> Tensor:
         """The spectrum that values make up."""
         _, bins, _, channels = units[0][0].shape
         images = [unit.shape[2] for unit, _, _ in units]
         rows = empty((2 * bins, sum(images), channels))
-        for part, (unit, bits, values) in zip(torch.split(rows, images, 1), units, strict=True):
-            assert values is not None
-            scale = _scale_of(unit, values)
-            kernels.scatter(_spectra_table(bins), values, bits, part, scale)
+        stored, parts = [_stored(kept) for kept in units], torch.split(rows, images, 1)
+        kernels.scatter(_spectra_table(bins), stored, parts)
         return rows.view(2, bins, -1, channels)
 
 
@@ -157,12 +155,10 @@ class Maps:
     ) -> list[Tensor]:
         if not self._by_kernels(grad):
             return SPECTRA.decode_adjoint(self.frame.to_map_adjoint(grad), units)
-        parts = torch.split(grad, [unit.shape[2] for unit in units])
-        table, geometry, left = self.frame.synthesis_table, self.frame.geometry, list(free)
-        return [
-            kernels.pick(table, part, unit.gradient_bits, geometry, _memory(unit, left))
-            for part, unit in zip(parts, units, strict=True)
-        ]
+        parts, left = torch.split(grad, [unit.shape[2] for unit in units]), list(free)
+        stored = [Stored(_memory(unit, left), unit.gradient_bits) for unit in units]
+        kernels.pick(self.frame.synthesis_table, stored, parts, self.frame.geometry)
+        return [own.values for own in stored]
 
     @property
     def is_whole(self) -> bool:
@@ -183,15 +179,20 @@ class Maps:
         """
         points = math.sqrt(math.prod(self.frame.grid))
         channels = stored[0].shape[3]
+        grads = [
+            own.values.new_zeros(2, own.count, dtype=own.dtype) if grad is None else grad
+            for (_, _, grad), own in zip(units, stored, strict=True)
+        ]
+        if self._by_kernels(*grads):
+            given = [Stored(grad, own.bits) for grad, own in zip(grads, stored, strict=True)]
+            others = [Stored(_kernel_values(own), own.bits, own.scale) for own in stored]
+            lanes = [own.shape[2] * channels for own in stored]
+            table = self.frame.analysis_table
+            sums = kernels.products(table, given, others, lanes, channels)
+            return sums[0], sums[1] * points, sums[2] * points
         device = stored[0].values.device
         sums = torch.zeros(3, channels, dtype=torch.float64, device=device)
-        for (unit, bits, grad), own in zip(units, stored, strict=True):
-            grad = own.values.new_zeros(2, own.count, dtype=own.dtype) if grad is None else grad
-            if self._by_kernels(grad):
-                values, lanes = _kernel_values(own), (unit.shape[2], channels)
-                table = self.frame.analysis_table
-                sums += kernels.products(table, grad, bits, lanes, values, own.scale)
-                continue
+        for (unit, bits, _), grad, own in zip(units, grads, stored, strict=True):
             gradient, spectrum = scatter(grad, bits, unit.shape), unpack(own)
             sums[0] += (gradient * spectrum).sum((0, 1, 2))
             sums[1] += gradient[0, 0].sum(0)
@@ -240,13 +241,9 @@ class Maps:
         """The maps that values of complex coefficients make up."""
         images = [unit.shape[2] for unit, _, _ in units]
         maps = empty((sum(images), units[0][0].shape[3], *self.frame.size), self.layout)
-        parts = torch.split(maps, images)
-        for part, (unit, bits, values), mix in zip(
-            parts, units, mixtures or (None,) * len(parts), strict=True
-        ):
-            assert values is not None
-            scale = _scale_of(unit, values)
-            kernels.unpack(table, values, bits, part, self.frame.geometry, scale, mix)
+        mixes = mixtures or (None,) * len(units)
+        stored = [_stored(kept, mix) for kept, mix in zip(units, mixes, strict=True)]
+        kernels.unpack(table, stored, torch.split(maps, images), self.frame.geometry)
         return maps
 
     def _by_kernels(self, *tensors: Tensor | None) -> bool:
@@ -262,17 +259,25 @@ def _packed(
     table: kernels.BinsTable, parts: Sequence[Tensor], beta: float, storage: str, sparse: bool
 ) -> list[PackedSpectrum]:
     """Units of real coefficients (rows, b, C), by the kernels."""
-    units = []
-    for part in parts:
-        scale = kernels.units(table, part, beta) if storage == "int8" else None
-        bits, count = None, table.bins * part[0].numel()
-        if sparse:
-            bits, count = kernels.mark(table, part, beta, scale)
-        values = kernels.gather(table, part, bits, count, scale, beta)
-        values = values.bfloat16() if storage == "bfloat16" else values
-        shape = (2, table.bins, *part.shape[1:])
-        units.append(PackedSpectrum(values, bits, scale, shape, part.dtype))
-    return units
+    scales: list[Tensor | None] = [None] * len(parts)
+    if storage == "int8":
+        scales = [*kernels.units(table, parts, beta)]
+    marks: list[tuple[Tensor | None, int]] = [(None, table.bins * p[0].numel()) for p in parts]
+    if sparse:
+        marks = [*kernels.mark(table, parts, beta, scales)]
+    dtype = torch.float32 if storage != "int8" else torch.int8
+    stored = [
+        Stored(part.new_empty(2, count, dtype=dtype), bits, scale)
+        for part, (bits, count), scale in zip(parts, marks, scales, strict=True)
+    ]
+    kernels.gather(table, stored, parts, beta)
+    return [
+        PackedSpectrum(
+            own.values.bfloat16() if storage == "bfloat16" else own.values,
+            own.bits, own.units, (2, table.bins, *part.shape[1:]), part.dtype,
+        )
+        for part, own in zip(parts, stored, strict=True)
+    ]  # fmt: skip
 
 
 def _kernel_values(unit: PackedSpectrum) -> Tensor:
@@ -295,9 +300,11 @@ def _memory(unit: PackedSpectrum, left: list[Tensor]) -> Tensor:
     return torch.empty(2, unit.gradient_count)
 
 
-def _scale_of(unit: PackedSpectrum, values: Tensor) -> Tensor | None:
-    """What one step of the values is; None of gradients, which are no steps."""
-    return unit.scale if values.dtype == torch.int8 else None
+def _stored(kept: Kept, mix: kernels.Mixture | None = None) -> kernels.Stored:
+    """What the kernels read; gradients are no steps of a scale."""
+    unit, bits, values = kept
+    assert values is not None
+    return Stored(values, bits, unit.scale if values.dtype == torch.int8 else None, mix)
 
 
 @lru_cache(maxsize=512)

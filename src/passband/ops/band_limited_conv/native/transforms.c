@@ -217,8 +217,23 @@ static void analyze_columns(const axis *ax, index_t lanes, const float *even, co
              to + ax->cosines * LANES, LANES, 0);
 }
 
-static void analyze_task(const void *pointer, index_t task) {
-    const transform *t = pointer;
+static index_t blocks(const transform *t) { return (t->planes + LANES - 1) / LANES; }
+
+/* The transform that a task is of; the task becomes the number of its block. */
+static const transform *transform_of(const transform *all, index_t *task) {
+    for (; *task >= blocks(all); all++) *task -= blocks(all);
+    return all;
+}
+
+static void run(void (*of_task)(const void *, index_t), const transform *all, index_t count,
+                index_t threads) {
+    index_t tasks = 0;
+    for (index_t i = 0; i < count; i++) tasks += blocks(all + i);
+    in_parallel(of_task, all, tasks, threads);
+}
+
+static void analyze_task(const void *all, index_t task) {
+    const transform *t = transform_of(all, &task);
     const axis *rows = t->rows, *columns = t->columns;
     const index_t plane = task * LANES, lanes = least(t->planes - plane, LANES);
     const index_t computed = whole_vectors(lanes), width = frequencies(columns);
@@ -278,8 +293,8 @@ static void synthesize_columns(const axis *ax, index_t lanes, const float *spect
              spectrum + ax->cosines * LANES, LANES, odd, LANES, 0);
 }
 
-static void synthesize_task(const void *pointer, index_t task) {
-    const transform *t = pointer;
+static void synthesize_task(const void *all, index_t task) {
+    const transform *t = transform_of(all, &task);
     const axis *rows = t->rows, *columns = t->columns;
     const index_t plane = task * LANES, lanes = least(t->planes - plane, LANES);
     const index_t computed = whole_vectors(lanes), width = frequencies(columns);
@@ -328,24 +343,24 @@ static void synthesize_task(const void *pointer, index_t task) {
     if (flat) store_row(t->maps, plane, lanes, 0, rows->points * columns->points, m.first);
 }
 
-void analyze(const transform *t, index_t threads) {
-    in_parallel(analyze_task, t, (t->planes + LANES - 1) / LANES, threads);
+void analyze(const transform *all, index_t count, index_t threads) {
+    run(analyze_task, all, count, threads);
 }
 
-void synthesize(const transform *t, index_t threads) {
-    in_parallel(synthesize_task, t, (t->planes + LANES - 1) / LANES, threads);
+void synthesize(const transform *all, index_t count, index_t threads) {
+    run(synthesize_task, all, count, threads);
 }
 
 EXPORTED void passband_analyze(const maps *from, index_t planes, const axis *rows,
                                const axis *columns, float *spectrum, index_t spectrum_row,
                                const maps *spectra, index_t threads) {
     const transform t = {from, planes, rows, columns, spectrum, spectrum_row, spectra};
-    analyze(&t, threads);
+    analyze(&t, 1, threads);
 }
 
 EXPORTED void passband_synthesize(const maps *to, index_t planes, const axis *rows,
                                   const axis *columns, float *spectrum, index_t spectrum_row,
                                   const maps *spectra, index_t threads) {
     const transform t = {to, planes, rows, columns, spectrum, spectrum_row, spectra};
-    synthesize(&t, threads);
+    synthesize(&t, 1, threads);
 }

@@ -21,7 +21,8 @@ typedef struct {
     const void *other;
 } transform;
 
-void analyze(const transform *t, index_t threads);
-void synthesize(const transform *t, index_t threads);
+/* Several transforms, at once. */
+void analyze(const transform *all, index_t count, index_t threads);
+void synthesize(const transform *all, index_t count, index_t threads);
 
 #endif

@@ -1,6 +1,7 @@
 """The compiled kernels with tensors as arguments: between real coefficients and sparse spectra."""
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import POINTER, c_float, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
@@ -50,6 +51,25 @@ class _Mixture(ctypes.Structure):
     ]
 
 
+class _Job(ctypes.Structure):
+    """`job` of packed.c."""
+
+    _fields_ = [
+        ("real", c_void_p),
+        ("maps", Maps),
+        ("lanes", c_int64),
+        ("stride", c_int64),
+        ("count", c_int64),
+        ("values", c_void_p),
+        ("bits", c_void_p),
+        ("offsets", c_void_p),
+        ("units", c_void_p),
+        ("mix", POINTER(_Mixture)),
+        ("table", POINTER(_Bins)),
+        ("least", c_float),
+    ]
+
+
 @dataclass(frozen=True)
 class Mixture:
     """What is added to values g of a gradient: of the maps, ``first g + second x + constant``.
@@ -75,6 +95,23 @@ class Mixture:
         """Pointers to the tensors, which have to live on."""
         tensors = self.values, self.units, self.ratio, self.first, self.second, self.constant
         return _Mixture(*map(_pointer, tensors), len(self.first))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What there is of a unit of images.
+
+    Args:
+        values: (2, count); of coefficients that are to be stored, where they are written.
+        bits: Of those that are kept; None: all are.
+        units: Of 8-bit values.
+        mix: What the values' maps are mixed with.
+    """
+
+    values: Tensor
+    bits: Tensor | None = None
+    units: Tensor | None = None
+    mix: Mixture | None = None
 
 
 class BinsTable:
@@ -107,36 +144,16 @@ class BinsTable:
         self.structure = _Bins(self.bins, rows_at, weights_at, len(groups), *groups_at)
 
 
-_TABLE = POINTER(_Bins)
-_MAPS = [_TABLE, POINTER(Maps), c_int64, POINTER(Axis), POINTER(Axis)]
-_REAL = [_TABLE, c_void_p, c_int64, c_int64]
+_JOBS = [POINTER(_Job), c_int64]
+_AXES = [POINTER(Axis), POINTER(Axis)]
 FUNCTIONS: Functions = {
-    "units": ([*_REAL, c_float, c_void_p, c_int64], None),
-    "mark": ([*_REAL, c_float, *[c_void_p] * 3, c_int64], c_int64),
-    "gather": (
-        [*_REAL, c_float, c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int64],
-        None,
-    ),
-    "scatter": ([*_REAL, c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None),
-    "unpack": (
-        [*_MAPS, c_void_p, c_void_p, c_int64, c_void_p, POINTER(_Mixture), c_void_p, c_int64],
-        None,
-    ),
-    "products": (
-        [
-            _TABLE,
-            c_int64,
-            c_void_p,
-            c_int64,
-            c_void_p,
-            POINTER(_Mixture),
-            c_void_p,
-            c_void_p,
-            c_int64,
-        ],
-        None,
-    ),
-    "pick": ([*_MAPS, c_void_p, c_int64, c_void_p, c_void_p, c_int64], None),
+    "units": ([*_JOBS, c_int64], None),
+    "mark": ([*_JOBS, c_int64], None),
+    "gather": ([*_JOBS, c_int64], None),
+    "scatter": ([*_JOBS, c_int64], None),
+    "products": ([*_JOBS, c_int64], None),
+    "unpack": ([*_JOBS, *_AXES, c_int64], None),
+    "pick": ([*_JOBS, *_AXES, c_int64], None),
 }
 
 
@@ -180,72 +197,172 @@ def _transform(name: str, maps: Tensor, coefficients: Tensor, geometry: ConvGeom
 
 
 def unpack(
-    table: BinsTable,
-    values: Tensor,
-    bits: Tensor | None,
-    maps: Tensor,
-    geometry: ConvGeometry,
-    units: Tensor | None = None,
-    mix: Mixture | None = None,
+    table: BinsTable, stored: Sequence[Stored], maps: Sequence[Tensor], geometry: ConvGeometry
 ) -> None:
-    """Write the maps that values make up: `scatter`, then `synthesize`, but for less memory."""
-    values = values.contiguous()
-    _library().passband_unpack(
-        *_maps(table, maps, geometry), _pointer(units), _pointer(bits), values.shape[1],
-        values.data_ptr(), None if mix is None else mix.structure, _offsets(table, maps),
-        torch.get_num_threads(),
-    )  # fmt: skip
+    """Write each unit's maps: `scatter`, then `synthesize`, but for less memory."""
+    jobs = _Jobs(table, [_planes(own) for own in maps], blocks=True)
+    jobs.take_maps(maps)
+    jobs.take(stored)
+    jobs.run("unpack", *conv_tables(geometry).inputs.pointers)
+
+
+def pick(
+    table: BinsTable, stored: Sequence[Stored], maps: Sequence[Tensor], geometry: ConvGeometry
+) -> None:
+    """Write each unit's values, from its maps: `analyze`, then `gather`, but for less memory."""
+    jobs = _Jobs(table, [_planes(own) for own in maps], blocks=True)
+    jobs.take_maps(maps)
+    jobs.take(stored)
+    jobs.run("pick", *conv_tables(geometry).inputs.pointers)
 
 
 def products(
-    table: BinsTable,
-    values: Tensor,
-    bits: Tensor | None,
-    lanes: tuple[int, int],
-    others: Tensor,
-    units: Tensor | None,
-) -> Tensor:
+    table: BinsTable, stored: Sequence[Stored], others: Sequence[Stored], lanes: Sequence[int],
+    channels: int,
+) -> Tensor:  # fmt: skip
     """Sums over images and coefficients (3, C), in float64: of the products g x, of g and of x.
 
     The latter are those of frequency zero alone.
 
     Args:
         table: Of the bins.
-        values: Of g, (2, count).
-        bits: Of those that are kept; None: all are.
-        lanes: Images and channels.
-        others: Of x, likewise.
-        units: Of those, if they are 8-bit ones.
+        stored: Of each unit g.
+        others: Of each unit x, with the same bits.
+        lanes: Images times channels of each.
+        channels: C.
     """
-    values = values.contiguous()
-    images, channels = lanes
-    x = _Mixture(others.data_ptr(), _pointer(units), channels=channels)
-    sums = torch.empty(-(-table.bins // _CHUNK_BINS), 3, channels, dtype=torch.float64)
-    _library().passband_products(
-        ctypes.byref(table.structure), images * channels, _pointer(bits), values.shape[1],
-        values.data_ptr(), x, sums.data_ptr(), _offsets(table),
-        torch.get_num_threads(),
-    )  # fmt: skip
-    return sums.sum(0)
+    shape = (len(stored), -(-table.bins // _CHUNK_BINS), 3, channels)
+    sums = torch.empty(shape, dtype=torch.float64)
+    jobs = _Jobs(table, lanes)
+    jobs.take(stored)
+    for job, own, x in zip(jobs.all, sums, others, strict=True):
+        mix = _Mixture(x.values.data_ptr(), _pointer(x.units), channels=channels)
+        job.real, job.mix = own.data_ptr(), ctypes.pointer(mix)
+    jobs.run("products")
+    return sums.sum((0, 1))
 
 
-def pick(
-    table: BinsTable, maps: Tensor, bits: Tensor | None, geometry: ConvGeometry, to: Tensor
-) -> Tensor:
-    """The values of maps that bits name: `analyze`, then `gather`, but for less memory.
+def units(table: BinsTable, parts: Sequence[Tensor], threshold: float) -> list[Tensor]:
+    """The units of each bin's 8-bit values (bins,), as `passband.spectrum.packed.pack` has them.
 
     Args:
         table: Of the bins.
-        maps: (b, C, n1, ..).
-        bits: Of those that are kept; None: all are.
-        geometry: Of the transform.
-        to: Where they are written, (2, count).
+        parts: Of each unit real coefficients (frequencies, images, channels), the first axis
+            strided at will.
+        threshold: Coefficients of a smaller magnitude are taken for zero.
     """
-    _library().passband_pick(
-        *_maps(table, maps, geometry), _pointer(bits), to.shape[1], to.data_ptr(),
-        _offsets(table, maps), torch.get_num_threads(),
-    )  # fmt: skip
-    return to
+    found = [real.new_empty(table.bins) for real in parts]
+    jobs = _Jobs(table, [real[0].numel() for real in parts], threshold)
+    jobs.take_real(parts)
+    for job, own in zip(jobs.all, found, strict=True):
+        job.units = own.data_ptr()
+    jobs.run("units")
+    return found
+
+
+def mark(
+    table: BinsTable,
+    parts: Sequence[Tensor],
+    threshold: float,
+    units: Sequence[Tensor | None],
+) -> list[tuple[Tensor, int]]:
+    """Bits of the coefficients of at least a magnitude that are not zero, and their number.
+
+    Args:
+        table: Of the bins.
+        parts: As for `units`.
+        threshold: The magnitude.
+        units: Where values are stored in 8 bits: then those bits count.
+    """
+    lanes = [real[0].numel() for real in parts]
+    bits = [torch.empty((table.bins * own + 7) // 8, dtype=torch.uint8) for own in lanes]
+    jobs = _Jobs(table, lanes, threshold)
+    jobs.take_real(parts)
+    for job, own_bits, own_units in zip(jobs.all, bits, units, strict=True):
+        job.bits, job.units = own_bits.data_ptr(), _pointer(own_units)
+    jobs.run("mark")
+    return [(own, job.count) for own, job in zip(bits, jobs.all, strict=True)]
+
+
+def gather(
+    table: BinsTable, stored: Sequence[Stored], parts: Sequence[Tensor], threshold: float = 0.0
+) -> None:
+    """Write each unit's values of the coefficients that its bits name.
+
+    Args:
+        table: Of the bins.
+        stored: With units, 8-bit values; then those below the threshold are zero.
+        parts: As for `units`.
+        threshold: The magnitude.
+    """
+    jobs = _Jobs(table, [real[0].numel() for real in parts], threshold)
+    jobs.take_real(parts)
+    jobs.take(stored)
+    jobs.run("gather")
+
+
+def scatter(table: BinsTable, stored: Sequence[Stored], parts: Sequence[Tensor]) -> None:
+    """Write the real coefficients that each unit's values make up: the adjoint of `gather`."""
+    jobs = _Jobs(table, [real[0].numel() for real in parts])
+    jobs.take_real(parts)
+    jobs.take(stored)
+    jobs.run("scatter")
+
+
+class _Jobs:
+    """What the kernels do at once, a unit of images each, with the memory that they work in.
+
+    Args:
+        table: Of the bins.
+        lanes: Images times channels of each unit.
+        threshold: The least magnitude that counts.
+        blocks: Whether values are counted by blocks of the lanes.
+    """
+
+    def __init__(
+        self, table: BinsTable, lanes: Sequence[int], threshold: float = 0.0, blocks: bool = False
+    ) -> None:
+        self.all = (_Job * len(lanes))()
+        self._living: list[object] = []
+        counts = [table.bins * (-(-own // LANES) if blocks else 1) for own in lanes]
+        offsets = (c_int64 * sum(counts))()
+        least = float(np.float32(threshold * threshold))  # as the other implementation compares
+        place, of_bins = ctypes.addressof(offsets), ctypes.pointer(table.structure)
+        for job, own, count in zip(self.all, lanes, counts, strict=True):
+            job.lanes, job.offsets, job.table, job.least = own, place, of_bins, least
+            place += ctypes.sizeof(c_int64) * count
+        self._living.append(offsets)
+
+    def take_real(self, parts: Sequence[Tensor]) -> None:
+        """Real coefficients."""
+        for job, real in zip(self.all, parts, strict=True):
+            job.real, job.stride = real.data_ptr(), real.stride(0)
+
+    def take_maps(self, maps: Sequence[Tensor]) -> None:
+        """Maps."""
+        for job, own in zip(self.all, maps, strict=True):
+            job.maps = maps_argument(own)
+
+    def take(self, stored: Sequence[Stored]) -> None:
+        """Values, bits and what belongs to them."""
+        for job, own in zip(self.all, stored, strict=True):
+            values = own.values.contiguous()
+            self._living.append(values)
+            job.count, job.values = values.shape[1], values.data_ptr()
+            job.bits, job.units = _pointer(own.bits), _pointer(own.units)
+            if own.mix is not None:
+                job.mix = ctypes.pointer(own.mix.structure)
+
+    def run(self, name: str, *arguments: object) -> None:
+        """Do it."""
+        library = load_library()
+        assert library is not None, "suits() was not asked"
+        function = getattr(library, f"passband_{name}")
+        function(self.all, len(self.all), *arguments, torch.get_num_threads())
+
+
+def _planes(maps: Tensor) -> int:
+    return maps.shape[0] * maps.shape[1]
 
 
 def _frequencies(geometry: ConvGeometry) -> int:
@@ -255,108 +372,5 @@ def _frequencies(geometry: ConvGeometry) -> int:
     return count
 
 
-def units(table: BinsTable, real: Tensor, threshold: float) -> Tensor:
-    """The unit of each bin's 8-bit values (bins,), as `passband.spectrum.packed.pack` has it.
-
-    Args:
-        table: Of the bins.
-        real: Real coefficients (frequencies, images, channels), the first axis strided at will.
-        threshold: Coefficients of a smaller magnitude are taken for zero.
-    """
-    found = real.new_empty(table.bins)
-    _library().passband_units(
-        *_real(table, real), _square(threshold), found.data_ptr(), torch.get_num_threads()
-    )
-    return found
-
-
-def mark(
-    table: BinsTable, real: Tensor, threshold: float, units: Tensor | None = None
-) -> tuple[Tensor, int]:
-    """Bits of the coefficients of at least a magnitude that are not zero, and their number.
-
-    Args:
-        table: Of the bins.
-        real: As for `units`.
-        threshold: The magnitude.
-        units: Where values are stored in 8 bits: then those bits count.
-    """
-    lanes = real[0].numel()
-    bits = torch.empty((table.bins * lanes + 7) // 8, dtype=torch.uint8)
-    count = _library().passband_mark(
-        *_real(table, real), _square(threshold), _pointer(units), bits.data_ptr(),
-        _offsets(table), torch.get_num_threads(),
-    )  # fmt: skip
-    return bits, count
-
-
-def gather(
-    table: BinsTable,
-    real: Tensor,
-    bits: Tensor | None,
-    count: int,
-    units: Tensor | None = None,
-    threshold: float = 0.0,
-) -> Tensor:
-    """The values (2, count) of the coefficients that the bits name.
-
-    Args:
-        table: Of the bins.
-        real: As for `units`.
-        bits: Of those that are kept; None: all are.
-        count: How many.
-        units: Where values are stored in 8 bits; then those below the threshold are zero.
-        threshold: The magnitude.
-    """
-    values = real.new_empty(2, count, dtype=real.dtype if units is None else torch.int8)
-    _library().passband_gather(
-        *_real(table, real), _square(threshold), _pointer(units), _pointer(bits), count,
-        values.data_ptr(), _offsets(table), torch.get_num_threads(),
-    )  # fmt: skip
-    return values
-
-
-def scatter(
-    table: BinsTable,
-    values: Tensor,
-    bits: Tensor | None,
-    real: Tensor,
-    units: Tensor | None = None,
-) -> None:
-    """Write the real coefficients that the values make up: the adjoint of `gather`."""
-    values = values.contiguous()
-    _library().passband_scatter(
-        *_real(table, real), _pointer(units), _pointer(bits), values.shape[1], values.data_ptr(),
-        _offsets(table), torch.get_num_threads(),
-    )  # fmt: skip
-
-
-def _square(threshold: float) -> float:
-    """Of a magnitude, in single precision, as the other implementation compares."""
-    return float(np.float32(threshold * threshold))
-
-
-def _library() -> ctypes.CDLL:
-    library = load_library()
-    assert library is not None, "suits() was not asked"
-    return library
-
-
-def _real(table: BinsTable, real: Tensor) -> tuple[object, int, int, int]:
-    return ctypes.byref(table.structure), real.data_ptr(), real[0].numel(), real.stride(0)
-
-
-def _maps(table: BinsTable, maps: Tensor, geometry: ConvGeometry) -> tuple[object, ...]:
-    planes = maps.shape[0] * maps.shape[1]
-    axes = conv_tables(geometry).inputs.pointers
-    return ctypes.byref(table.structure), maps_argument(maps), planes, *axes
-
-
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
-
-
-def _offsets(table: BinsTable, maps: Tensor | None = None) -> ctypes.Array[c_int64]:
-    """Working memory: values before those of each bin, or of each block of the maps' lanes."""
-    blocks = 1 if maps is None else -(-maps.shape[0] * maps.shape[1] // LANES)
-    return (c_int64 * (table.bins * blocks))()

@@ -6,6 +6,8 @@
  * ones. A complex one, a bin, is made of at most four real ones: its real part of two and its
  * imaginary part of two. Bits and values come bin after bin, lane after lane.
  */
+#include <stdlib.h>
+
 #include "transforms.h"
 
 #define BLOCK LANES   /* lanes at a time */
@@ -31,20 +33,34 @@ typedef struct {
     index_t channels;
 } mixture;
 
+/* What is to be done of one unit of images. */
 typedef struct {
-    const bins_table *table;
     float *real;   /* the first number of the first real coefficient */
+    maps maps;     /* where there are no coefficients: what they are transforms of */
     index_t lanes, stride, count; /* count: values of each part */
     void *values; /* (2, count): floats, or with units 8-bit numbers */
     uint8_t *bits; /* NULL: everything is kept */
     index_t *offsets; /* values before those of a bin (bins), or of its blocks (bins, blocks) */
-    float least;   /* squared magnitude that is kept; 0: all but zeros are */
     float *units;  /* (bins): what one step of a bin's 8-bit values is; NULL: they are floats */
     const mixture *mix; /* NULL: nothing is added */
+    /* the same of all units */
+    const bins_table *table;
+    float least;   /* squared magnitude that is kept; 0: all but zeros are */
 } job;
 
 INLINE index_t chunks(const bins_table *table) {
     return (table->bins + CHUNK_BINS - 1) / CHUNK_BINS;
+}
+
+/* The job that a task is of, where each is `tasks` of them; the task becomes its own number. */
+INLINE const job *job_of(const void *jobs, index_t *task, index_t tasks) {
+    const job *own = (const job *)jobs + *task / tasks;
+    *task %= tasks;
+    return own;
+}
+
+INLINE const job *job_of_chunk(const void *jobs, index_t *task) {
+    return job_of(jobs, task, chunks(((const job *)jobs)->table));
 }
 
 /* The 64 bits from a place on, as far as `end` bytes go. */
@@ -104,8 +120,8 @@ INLINE void to_steps(const job *j, index_t bin, index_t count, float *part) {
     for (index_t i = 0; i < count; i++) part[i] = (part[i] / divisor + magic) - magic;
 }
 
-static void units_chunk(const void *arguments, index_t task) {
-    const job *j = arguments;
+static void units_chunk(const void *jobs, index_t task) {
+    const job *j = job_of_chunk(jobs, &task);
     const index_t last = least(j->table->bins, (task + 1) * CHUNK_BINS);
     for (index_t bin = task * CHUNK_BINS; bin < last; bin++) {
         float most[BLOCK] = {0}, largest = 0, bad = 0;
@@ -126,8 +142,8 @@ static void units_chunk(const void *arguments, index_t task) {
     }
 }
 
-static void mark_chunk(const void *arguments, index_t task) {
-    const job *j = arguments;
+static void mark_chunk(const void *jobs, index_t task) {
+    const job *j = job_of_chunk(jobs, &task);
     const index_t last = least(j->table->bins, (task + 1) * CHUNK_BINS);
     uint8_t *to = j->bits + task * CHUNK_BINS * j->lanes / 8;
     uint64_t pending = 0;
@@ -183,7 +199,8 @@ static index_t add_up(index_t *offsets, index_t bins) {
     return sum;
 }
 
-static void count_values(const job *j) {
+static void count_values(const void *jobs, index_t index) {
+    const job *j = (const job *)jobs + index;
     for (index_t bin = 0; bin < j->table->bins; bin++) {
         index_t kept = 0;
         for (index_t lane = 0; lane < j->lanes; lane += BLOCK)
@@ -260,8 +277,8 @@ INLINE index_t gather_lanes(const job *j, index_t bin, const float *from, index_
     return count;
 }
 
-static void gather_chunk(const void *arguments, index_t task) {
-    const job *j = arguments;
+static void gather_chunk(const void *jobs, index_t task) {
+    const job *j = job_of_chunk(jobs, &task);
     const index_t last = least(j->table->bins, (task + 1) * CHUNK_BINS);
     for (index_t bin = task * CHUNK_BINS; bin < last; bin++) {
         index_t at = j->offsets[bin];
@@ -327,8 +344,8 @@ INLINE void scatter_lanes(const job *j, index_t group, index_t lane, index_t cou
         memcpy(to + rows[r] * stride, sums[r], (size_t)count * sizeof(float));
 }
 
-static void scatter_group(const void *arguments, index_t group) {
-    const job *j = arguments;
+static void scatter_group(const void *jobs, index_t group) {
+    const job *j = job_of(jobs, &group, ((const job *)jobs)->table->groups);
     const int32_t *bins = j->table->group_bins + 2 * group;
     index_t at[2];
     for (int b = 0; b < 2; b++) at[b] = bins[b] < 0 ? 0 : j->offsets[bins[b]];
@@ -342,7 +359,8 @@ static void scatter_group(const void *arguments, index_t group) {
 INLINE index_t blocks(const job *j) { return (j->lanes + BLOCK - 1) / BLOCK; }
 
 /* Values before those of each block of each bin. */
-static void count_blocks(const job *j) {
+static void count_blocks(const void *jobs, index_t index) {
+    const job *j = (const job *)jobs + index;
     index_t sum = 0, *to = j->offsets;
     for (index_t bin = 0; bin < j->table->bins; bin++)
         for (index_t lane = 0; lane < j->lanes; lane += BLOCK) {
@@ -371,8 +389,8 @@ static void scatter_block(const void *other, index_t lane, index_t count, float 
 }
 
 /* Of the bins of a chunk, over the lanes of each channel: products of g and x; g and x of bin 0. */
-static void multiply_chunk(const void *arguments, index_t task) {
-    const job *j = arguments;
+static void multiply_chunk(const void *jobs, index_t task) {
+    const job *j = job_of_chunk(jobs, &task);
     const mixture *m = j->mix;
     double *products = (double *)j->real + 3 * task * m->channels;
     double *of_g = products + m->channels, *of_x = of_g + m->channels;
@@ -411,75 +429,65 @@ static void gather_block(const void *other, index_t lane, index_t count, float *
                      j->offsets[bin * blocks(j) + lane / BLOCK]);
 }
 
+/* What follows does the same for each of `count` jobs. */
+
 /* The unit of each bin's 8-bit values: the largest part of those coefficients that have a squared
- * magnitude of `least_square` is 127 of them. */
-EXPORTED void passband_units(const bins_table *table, const float *real, index_t lanes,
-                             index_t stride, float least_square, float *units, index_t threads) {
-    const job j = {table, (float *)real, lanes, stride, 0, NULL, NULL, NULL, least_square, units, NULL};
-    in_parallel(units_chunk, &j, chunks(table), threads);
+ * magnitude of `least` is 127 of them. */
+EXPORTED void passband_units(const job *jobs, index_t count, index_t threads) {
+    in_parallel(units_chunk, jobs, count * chunks(jobs->table), threads);
 }
 
-/* Which coefficients have a squared magnitude of `least_square` or more, or where that is 0, are not
- * zero; with units, of which the 8-bit values are not: their bits. Returns how many. */
-EXPORTED index_t passband_mark(const bins_table *table, const float *real, index_t lanes,
-                               index_t stride, float least_square, float *units, uint8_t *bits,
-                               index_t *offsets, index_t threads) {
-    const job j = {table, (float *)real, lanes, stride, 0, NULL, bits, offsets, least_square, units, NULL};
-    in_parallel(mark_chunk, &j, chunks(table), threads);
-    return add_up(offsets, table->bins);
+/* Which coefficients have a squared magnitude of `least` or more, or where that is 0, are not zero;
+ * with units, of which the 8-bit values are not: their bits, and how many they are. */
+EXPORTED void passband_mark(job *jobs, index_t count, index_t threads) {
+    in_parallel(mark_chunk, jobs, count * chunks(jobs->table), threads);
+    for (job *j = jobs; j < jobs + count; j++) j->count = add_up(j->offsets, j->table->bins);
 }
 
 /* The values of the coefficients that the bits name; with units, 8-bit ones. */
-EXPORTED void passband_gather(const bins_table *table, const float *real, index_t lanes,
-                              index_t stride, float least_square, float *units,
-                              const uint8_t *bits, index_t count, void *values, index_t *offsets,
-                              index_t threads) {
-    const job j = {table,           (float *)real, lanes,        stride, count, values,
-                   (uint8_t *)bits, offsets,       least_square, units,  NULL};
-    count_values(&j);
-    in_parallel(gather_chunk, &j, chunks(table), threads);
+EXPORTED void passband_gather(const job *jobs, index_t count, index_t threads) {
+    in_parallel(count_values, jobs, count, threads);
+    in_parallel(gather_chunk, jobs, count * chunks(jobs->table), threads);
 }
 
 /* The real coefficients of such values, the others being zero: the adjoint of gather. */
-EXPORTED void passband_scatter(const bins_table *table, float *real, index_t lanes, index_t stride,
-                               const float *units, const uint8_t *bits, index_t count,
-                               const void *values, index_t *offsets, index_t threads) {
-    const job j = {table,           real,    lanes, stride,        count, (void *)values,
-                   (uint8_t *)bits, offsets, 0,     (float *)units, NULL};
-    count_values(&j);
-    in_parallel(scatter_group, &j, table->groups, threads);
+EXPORTED void passband_scatter(const job *jobs, index_t count, index_t threads) {
+    in_parallel(count_values, jobs, count, threads);
+    in_parallel(scatter_group, jobs, count * jobs->table->groups, threads);
 }
 
-/* The maps that values make up, `units` and `bits` as above, with what `mix` adds if it is not NULL:
- * scatter and synthesis. `offsets` is working memory: (bins, blocks of LANES lanes). */
-EXPORTED void passband_unpack(const bins_table *table, const maps *to, index_t lanes,
-                              const axis *rows, const axis *columns, const float *units,
-                              const uint8_t *bits, index_t count, const void *values,
-                              const mixture *mix, index_t *offsets, index_t threads) {
-    const job j = {table,           NULL,    lanes, 0,              count, (void *)values,
-                   (uint8_t *)bits, offsets, 0,     (float *)units, mix};
-    const transform t = {to, lanes, rows, columns, .fill = scatter_block, .other = &j};
-    count_blocks(&j);
-    synthesize(&t, threads);
+/* Of the bins of a chunk, over the lanes of each channel, to `real`: products of values and of the
+ * mixture's x, and those of frequency zero: (chunks, 3, channels), to be added up. */
+EXPORTED void passband_products(const job *jobs, index_t count, index_t threads) {
+    in_parallel(count_values, jobs, count, threads);
+    in_parallel(multiply_chunk, jobs, count * chunks(jobs->table), threads);
 }
 
-/* Sums over the lanes of each channel of the products of values g and of the mixture's x, and of g
- * and of x of frequency zero: (chunks, 3, channels), to be added up. */
-EXPORTED void passband_products(const bins_table *table, index_t lanes, const uint8_t *bits,
-                                index_t count, const float *values, const mixture *mix,
-                                double *sums, index_t *offsets, index_t threads) {
-    const job j = {table,           (float *)sums, lanes, 0,    count, (void *)values,
-                   (uint8_t *)bits, offsets,       0,     NULL, mix};
-    count_values(&j);
-    in_parallel(multiply_chunk, &j, chunks(table), threads);
+static transform *transforms_of(const job *jobs, index_t count, const axis *rows,
+                                const axis *columns, of_block drain, of_block fill) {
+    transform *all = malloc((size_t)count * sizeof(transform));
+    if (!all) abort();
+    for (index_t i = 0; i < count; i++)
+        all[i] = (transform){&jobs[i].maps, jobs[i].lanes, rows, columns,
+                             .drain = drain, .fill = fill, .other = jobs + i};
+    return all;
+}
+
+/* The maps that values make up, with what `mix` adds if it is not NULL: scatter and synthesis.
+ * `offsets` is for (bins, blocks of LANES lanes). */
+EXPORTED void passband_unpack(const job *jobs, index_t count, const axis *rows,
+                              const axis *columns, index_t threads) {
+    transform *all = transforms_of(jobs, count, rows, columns, NULL, scatter_block);
+    in_parallel(count_blocks, jobs, count, threads);
+    synthesize(all, count, threads);
+    free(all);
 }
 
 /* The values of maps that the bits name: analysis and gather. */
-EXPORTED void passband_pick(const bins_table *table, const maps *from, index_t lanes,
-                            const axis *rows, const axis *columns, const uint8_t *bits,
-                            index_t count, float *values, index_t *offsets, index_t threads) {
-    const job j = {table, NULL, lanes, 0, count, values, (uint8_t *)bits, offsets, 0, NULL, NULL};
-    const transform t = {from, lanes, rows, columns, .drain = gather_block, .other = &j};
-    count_blocks(&j);
-    analyze(&t, threads);
+EXPORTED void passband_pick(const job *jobs, index_t count, const axis *rows,
+                            const axis *columns, index_t threads) {
+    transform *all = transforms_of(jobs, count, rows, columns, gather_block, NULL);
+    in_parallel(count_blocks, jobs, count, threads);
+    analyze(all, count, threads);
+    free(all);
 }
