@@ -63,7 +63,7 @@ def test_every_byte_is_counted(storage: str, value_bytes: int) -> None:
     dense = sparse(10, 3, 7, 0.3, seed=1)
     packed = pack(dense, storage)
     count = int((dense != 0).any(0).sum())
-    unit_bytes = 4 * 10 if storage == "int8" else 0
+    unit_bytes = 2 * 10 if storage == "int8" else 0
     assert packed.nbytes == 2 * count * value_bytes + -(-10 * 3 * 7 // 8) + unit_bytes
     tensors = (packed.values, packed.bits, packed.scale)
     # no tensor is a view of something larger that would stay in memory
@@ -99,8 +99,24 @@ def test_eight_bits_of_the_largest_value(dtype: torch.dtype) -> None:
     packed = pack(dense, "int8")
     assert torch.equal(packed.values, torch.tensor([[127], [-127]]).expand(2, 400))
     assert unpack(packed).dtype == dtype
-    # one rounding of the step, one of the result
-    assert relative_error(unpack(packed), dense) < 2 * torch.finfo(dtype).eps
+    # one rounding of the step, to 8 bits, and one of the result
+    assert relative_error(unpack(packed), dense) < 2.0**-9 + 2 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("others", [(), (1,), (63,), (64,), (5, 29)])
+def test_each_block_of_a_coefficient_has_steps_of_its_own(others: tuple[int, ...]) -> None:
+    dense = random(2, 7, *others, seed=3) * torch.logspace(0, -3, 7).view(-1, *[1] * len(others))
+    packed = pack(dense, "int8")
+    assert packed.scale is not None
+    values, found = (t.reshape(2, 7, -1).split(64, 2) for t in (dense, unpack(packed)))
+    assert packed.scale.shape == (7, len(values))
+    for block, (own, again) in enumerate(zip(values, found, strict=True)):
+        step = own.abs().amax((0, 2)) / 127
+        # a step of 8 bits is wrong by 2^-9 of itself; half a step is what rounding costs
+        assert ((packed.scale[:, block] - step).abs() <= step * 2.0**-9 * 1.01).all()
+        assert (
+            (own - again).abs() <= packed.scale[:, block].double().view(-1, 1) / 2 + 1e-12
+        ).all()
 
 
 @pytest.mark.parametrize("storage", STORAGE)

@@ -16,6 +16,10 @@ from passband.spectrum.constants import cached_constant
 STORAGE = ("float32", "bfloat16", "int8")
 """How values are stored: as they are (float64 stays float64), in 16 bits, or in 8."""
 
+UNIT_TYPE = torch.bfloat16
+"""Of the size of a step: the largest part is 127 of them within a quarter of one."""
+
+_UNIT_BLOCK = 64  # values of a part that have one size of a step; BLOCK of packed.c
 _GATHER_BITS = 0x0102040810204080  # times eight bytes of 0 or 1: their bits, first byte lowest
 _SIGN = 1 << 63
 
@@ -39,7 +43,7 @@ class PackedSpectrum:
     bits: Tensor | None
     """A bit per coefficient, in bytes; None where every coefficient is kept."""
     scale: Tensor | None
-    """Of 8-bit values: the unit of each coefficient's values, (F,)."""
+    """Of 8-bit values what one step is, of each block of values of a coefficient: (F, blocks)."""
     shape: tuple[int, ...]
     """Of the dense spectrum."""
     dtype: torch.dtype
@@ -80,8 +84,8 @@ def pack(dense: Tensor, storage: str = "float32", sparse: bool = True) -> Packed
     Args:
         dense: Spectrum (2, F, ...), floating.
         storage: "float32" keeps the values as they are; "bfloat16" rounds them to 8 bits of
-            precision; "int8" to 255 steps between the largest value of a coefficient, over all
-            else, and its negative.
+            precision; "int8" to 255 steps between the largest part of a coefficient and its
+            negative, over each block of 64 along all else, with 16 bits for the size of a step.
         sparse: Whether zeros are left out; otherwise there are no bits.
 
     Raises:
@@ -93,15 +97,15 @@ def pack(dense: Tensor, storage: str = "float32", sparse: bool = True) -> Packed
         tensor([[ 3.0000, -1.0000],
                 [ 0.0000,  0.5000]])
         >>> unpack(pack(dense, "int8"))[0]
-        tensor([[ 3.0000,  0.0000, -0.9921]])
+        tensor([[ 3.0076,  0.0000, -0.9946]])
     """
     check_storage(storage)
     dtype, shape, scale = dense.dtype, tuple(dense.shape), None
     if storage == "int8":
         dense = dense.to(torch.promote_types(dtype, torch.float32))  # half precision has no 127
-        scale = _largest(dense) / 127
-        unit = scale.clamp(min=torch.finfo(dense.dtype).tiny).view(-1, *[1] * (dense.dim() - 2))
-        dense = torch.round(dense / unit).to(torch.int8)
+        scale = (_largest(dense) / 127).to(UNIT_TYPE)
+        unit = _of_coefficients(scale, shape, dense.dtype)
+        dense = torch.round(dense / unit.clamp(min=torch.finfo(dense.dtype).tiny)).to(torch.int8)
     elif storage == "bfloat16":
         dense = dense.to(torch.bfloat16)
     if not sparse:
@@ -112,10 +116,30 @@ def pack(dense: Tensor, storage: str = "float32", sparse: bool = True) -> Packed
     return PackedSpectrum(values, pack_bits(kept), scale, shape, dtype)
 
 
+def unit_shape(coefficients: int, others: int) -> tuple[int, int]:
+    """How many sizes of a step there are of so many coefficients, each so many times.
+
+    Examples:
+        >>> unit_shape(9, 100)
+        (9, 2)
+    """
+    return coefficients, -(-others // _UNIT_BLOCK)
+
+
 def _largest(dense: Tensor) -> Tensor:
-    """Of each coefficient the largest magnitude of a part: (F,)."""
-    parts = dense.abs().transpose(0, 1).flatten(1)
-    return parts.amax(1) if parts.shape[1] else parts.new_zeros(len(parts))
+    """Of each block of each coefficient the largest magnitude of a part: (F, blocks)."""
+    parts = dense.abs().amax(0).flatten(1) if dense.dim() > 2 else dense.abs().amax(0).unsqueeze(1)
+    blocks = unit_shape(*parts.shape)
+    padded = parts.new_zeros(blocks[0], blocks[1] * _UNIT_BLOCK)
+    padded[:, : parts.shape[1]] = parts
+    return padded.view(*blocks, _UNIT_BLOCK).amax(2)
+
+
+def _of_coefficients(scale: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """What one step of each value is, of the shape of either part."""
+    others = math.prod(shape[2:])
+    of_values = scale.to(dtype).repeat_interleave(_UNIT_BLOCK, 1)
+    return of_values[:, :others].reshape(shape[1:])
 
 
 def unpack(packed: PackedSpectrum) -> Tensor:
@@ -123,8 +147,9 @@ def unpack(packed: PackedSpectrum) -> Tensor:
     dense = scatter(packed.values, packed.bits, packed.shape)
     if packed.scale is None:
         return dense.to(packed.dtype)
-    unit = packed.scale.view(-1, *[1] * (len(packed.shape) - 2))
-    return dense.to(packed.dtype).mul_(unit)
+    dtype = torch.promote_types(packed.dtype, torch.float32)
+    unit = _of_coefficients(packed.scale, packed.shape, dtype)
+    return dense.to(dtype).mul_(unit).to(packed.dtype)
 
 
 def scatter(values: Tensor, bits: Tensor | None, shape: tuple[int, ...]) -> Tensor:

@@ -18,6 +18,7 @@ from passband.ops.band_limited_conv.native.library import LANES, Axis, Maps
 from passband.ops.band_limited_conv.native.memory import empty, is_plain, maps_argument
 from passband.ops.band_limited_conv.native.tables import conv_tables
 from passband.ops.kernel_files import Functions, load_kernels
+from passband.spectrum.packed import UNIT_TYPE, unit_shape
 
 _FOLDER = Path(__file__).parent
 _CHUNK_BINS = 8  # of packed.c
@@ -243,7 +244,7 @@ def products(
 
 
 def units(table: BinsTable, parts: Sequence[Tensor], threshold: float) -> list[Tensor]:
-    """The units of each bin's 8-bit values (bins,), as `passband.spectrum.packed.pack` has them.
+    """What one step of 8-bit values is (bins, blocks), as `passband.spectrum.packed.pack` has it.
 
     Args:
         table: Of the bins.
@@ -251,8 +252,9 @@ def units(table: BinsTable, parts: Sequence[Tensor], threshold: float) -> list[T
             strided at will.
         threshold: Coefficients of a smaller magnitude are taken for zero.
     """
-    found = [real.new_empty(table.bins) for real in parts]
-    jobs = _Jobs(table, [real[0].numel() for real in parts], threshold)
+    lanes = [real[0].numel() for real in parts]
+    found = [torch.empty(unit_shape(table.bins, own), dtype=UNIT_TYPE) for own in lanes]
+    jobs = _Jobs(table, lanes, threshold)
     jobs.take_real(parts)
     for job, own in zip(jobs.all, found, strict=True):
         job.units = own.data_ptr()

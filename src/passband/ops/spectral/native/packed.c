@@ -27,7 +27,7 @@ typedef struct {
  * first g + second x + constant, with a number per channel of each. */
 typedef struct {
     const void *values; /* x */
-    const float *units; /* of them */
+    const uint16_t *units; /* of them */
     const float *ratio; /* (bins): from x to what is as g is */
     const float *first, *second, *constant;
     index_t channels;
@@ -41,7 +41,7 @@ typedef struct {
     void *values; /* (2, count): floats, or with units 8-bit numbers */
     uint8_t *bits; /* NULL: everything is kept */
     index_t *offsets; /* values before those of a bin (bins), or of its blocks (bins, blocks) */
-    float *units;  /* (bins): what one step of a bin's 8-bit values is; NULL: they are floats */
+    uint16_t *units; /* (bins, blocks): what one step of 8-bit values is, see to_unit; NULL: floats */
     const mixture *mix; /* NULL: nothing is added */
     /* the same of all units */
     const bins_table *table;
@@ -113,9 +113,27 @@ INLINE void drop_small(const job *j, index_t count, float *restrict re, float *r
     }
 }
 
+INLINE index_t blocks(const job *j) { return (j->lanes + BLOCK - 1) / BLOCK; }
+
+/* What one step of the 8-bit values of a bin's block of lanes is: the upper half of a float. */
+INLINE float get_unit(const job *j, const uint16_t *units, index_t bin, index_t lane) {
+    const uint32_t bits = (uint32_t)units[bin * blocks(j) + lane / BLOCK] << 16;
+    float unit;
+    memcpy(&unit, &bits, sizeof unit);
+    return unit;
+}
+
+/* That half of a float, to the nearest, of two the even one. */
+INLINE uint16_t to_unit(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if (value != value) return 0x7fc0;
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 /* How many steps a part is, to the nearest, of two the even one; the least unit is no zero. */
-INLINE void to_steps(const job *j, index_t bin, index_t count, float *part) {
-    const float least_unit = 1.17549435e-38f, unit = j->units[bin], magic = 12582912; /* 1.5 * 2^23 */
+INLINE void to_steps(float unit, index_t count, float *part) {
+    const float least_unit = 1.17549435e-38f, magic = 12582912; /* 1.5 * 2^23 */
     const float divisor = unit < least_unit ? least_unit : unit;
     for (index_t i = 0; i < count; i++) part[i] = (part[i] / divisor + magic) - magic;
 }
@@ -123,22 +141,23 @@ INLINE void to_steps(const job *j, index_t bin, index_t count, float *part) {
 static void units_chunk(const void *jobs, index_t task) {
     const job *j = job_of_chunk(jobs, &task);
     const index_t last = least(j->table->bins, (task + 1) * CHUNK_BINS);
+    uint16_t *to = j->units + task * CHUNK_BINS * blocks(j);
     for (index_t bin = task * CHUNK_BINS; bin < last; bin++) {
-        float most[BLOCK] = {0}, largest = 0, bad = 0;
         for (index_t lane = 0; lane < j->lanes; lane += BLOCK) {
             const index_t count = least(BLOCK, j->lanes - lane);
-            float re[BLOCK], im[BLOCK];
+            float re[BLOCK], im[BLOCK], most[WIDTH] = {0}, largest = 0, bad = 0;
             make_bin(j, bin, lane, count, re, im);
             drop_small(j, count, re, im);
-            for (index_t i = 0; i < count; i++) {
+            for (index_t i = count; i < BLOCK; i++) re[i] = im[i] = 0;
+            for (index_t i = 0; i < BLOCK; i++) {
                 const float a = __builtin_fabsf(re[i]), b = __builtin_fabsf(im[i]);
                 const float larger = a > b ? a : b;
-                most[i] = larger > most[i] ? larger : most[i];
+                most[i % WIDTH] = larger > most[i % WIDTH] ? larger : most[i % WIDTH];
                 bad += 0 * (a + b); /* what is not a finite number makes it not a number */
             }
+            for (index_t i = 0; i < WIDTH; i++) largest = most[i] > largest ? most[i] : largest;
+            *to++ = to_unit(largest / 127 + bad);
         }
-        for (index_t i = 0; i < BLOCK; i++) largest = most[i] > largest ? most[i] : largest;
-        j->units[bin] = largest / 127 + bad;
     }
 }
 
@@ -157,8 +176,9 @@ static void mark_chunk(const void *jobs, index_t task) {
             make_bin(j, bin, lane, count, re, im);
             if (j->units) {
                 drop_small(j, count, re, im);
-                to_steps(j, bin, count, re);
-                to_steps(j, bin, count, im);
+                const float unit = get_unit(j, j->units, bin, lane);
+                to_steps(unit, count, re);
+                to_steps(unit, count, im);
             }
             /* what is not a number is kept */
             if (j->least > 0 && !j->units)
@@ -212,7 +232,7 @@ static void count_values(const void *jobs, index_t index) {
 }
 
 /* Values of some lanes of a bin, of which `count` are kept, to where they belong. */
-INLINE void put_values(const job *j, index_t bin, index_t at, index_t count, float *re,
+INLINE void put_values(const job *j, index_t bin, index_t lane, index_t at, index_t count, float *re,
                        float *im) {
     if (!j->units) {
         float *to = (float *)j->values + at;
@@ -221,38 +241,42 @@ INLINE void put_values(const job *j, index_t bin, index_t at, index_t count, flo
         return;
     }
     int8_t *to = (int8_t *)j->values + at;
-    to_steps(j, bin, count, re);
-    to_steps(j, bin, count, im);
+    const float unit = get_unit(j, j->units, bin, lane);
+    to_steps(unit, count, re);
+    to_steps(unit, count, im);
     for (index_t i = 0; i < count; i++) to[i] = (int8_t)(int32_t)re[i];
     for (index_t i = 0; i < count; i++) to[j->count + i] = (int8_t)(int32_t)im[i];
 }
 
-/* The same back, of `total` values. */
-INLINE void take_values(const void *values, const float *units, index_t total, index_t bin,
-                        index_t at, index_t count, float *restrict re, float *restrict im) {
-    if (!units) {
+/* Values of some lanes of a bin, of `total`; `unit` is NULL of floats. */
+INLINE void take_values(const void *values, const float *unit, index_t total, index_t at,
+                        index_t count, float *restrict re, float *restrict im) {
+    if (!unit) {
         const float *from = (const float *)values + at;
         memcpy(re, from, (size_t)count * sizeof(float));
         memcpy(im, from + total, (size_t)count * sizeof(float));
         return;
     }
     const int8_t *from = (const int8_t *)values + at;
-    const float unit = units[bin];
-    for (index_t i = 0; i < count; i++) re[i] = unit * from[i];
-    for (index_t i = 0; i < count; i++) im[i] = unit * from[total + i];
+    const float step = *unit;
+    for (index_t i = 0; i < count; i++) re[i] = step * from[i];
+    for (index_t i = 0; i < count; i++) im[i] = step * from[total + i];
 }
 
-/* The values of `count` lanes of a bin, with zeros where none is kept: BLOCK of them. */
-INLINE void spread_values(const void *values, const float *units, index_t total, index_t bin,
-                          index_t at, uint64_t kept, index_t count, float *re, float *im) {
+/* The values of the `count` lanes of a block of a bin, with zeros where none is kept: BLOCK of them;
+ * with units, 8-bit ones. */
+INLINE void spread_values(const job *j, const void *values, const uint16_t *units, index_t bin,
+                          index_t lane, index_t at, uint64_t kept, index_t count, float *re,
+                          float *im) {
+    const float step = units ? get_unit(j, units, bin, lane) : 0, *unit = units ? &step : NULL;
     memset(re, 0, BLOCK * sizeof(float));
     memset(im, 0, BLOCK * sizeof(float));
     if (kept == first_bits(count)) {
-        take_values(values, units, total, bin, at, count, re, im);
+        take_values(values, unit, j->count, at, count, re, im);
         return;
     }
     float re_from[BLOCK], im_from[BLOCK];
-    take_values(values, units, total, bin, at, __builtin_popcountll(kept), re_from, im_from);
+    take_values(values, unit, j->count, at, __builtin_popcountll(kept), re_from, im_from);
     for (int n = 0; kept; kept &= kept - 1, n++) {
         const int i = __builtin_ctzll(kept);
         re[i] = re_from[n];
@@ -261,8 +285,8 @@ INLINE void spread_values(const void *values, const float *units, index_t total,
 }
 
 /* Put what is kept of some lanes of a bin where it belongs; returns how many that are. */
-INLINE index_t gather_lanes(const job *j, index_t bin, const float *from, index_t stride,
-                            uint64_t kept, index_t count, index_t at) {
+INLINE index_t gather_lanes(const job *j, index_t bin, index_t lane, const float *from,
+                            index_t stride, uint64_t kept, index_t count, index_t at) {
     float re[BLOCK], im[BLOCK];
     if (!kept) return 0;
     bin_of(j, bin, from, stride, count, re, im);
@@ -273,7 +297,7 @@ INLINE index_t gather_lanes(const job *j, index_t bin, const float *from, index_
             re[count] = re[i];
             im[count] = im[i];
         }
-    put_values(j, bin, at, count, re, im);
+    put_values(j, bin, lane, at, count, re, im);
     return count;
 }
 
@@ -285,7 +309,7 @@ static void gather_chunk(const void *jobs, index_t task) {
         for (index_t lane = 0; lane < j->lanes; lane += BLOCK) {
             const index_t count = least(BLOCK, j->lanes - lane);
             const uint64_t kept = kept_bits(j, bin, lane, count);
-            at += gather_lanes(j, bin, j->real + lane, j->stride, kept, count, at);
+            at += gather_lanes(j, bin, lane, j->real + lane, j->stride, kept, count, at);
         }
     }
 }
@@ -322,12 +346,12 @@ INLINE void scatter_lanes(const job *j, index_t group, index_t lane, index_t cou
         const float *w = table->weights + 4 * bin;
         const int32_t *place = places + 4 * b;
         float re[BLOCK], im[BLOCK];
-        spread_values(j->values, j->units, j->count, bin, at[b], both[b], count, re, im);
+        spread_values(j, j->values, j->units, bin, lane, at[b], both[b], count, re, im);
         if (numbers) {
             const mixture *m = j->mix;
             const float ratio = m->ratio[bin];
             float x_re[BLOCK], x_im[BLOCK];
-            spread_values(m->values, m->units, j->count, bin, at[b], both[b], count, x_re, x_im);
+            spread_values(j, m->values, m->units, bin, lane, at[b], both[b], count, x_re, x_im);
             for (int i = 0; i < BLOCK; i++) {
                 re[i] = numbers->first[i] * re[i] + numbers->second[i] * ratio * x_re[i];
                 im[i] = numbers->first[i] * im[i] + numbers->second[i] * ratio * x_im[i];
@@ -355,8 +379,6 @@ static void scatter_group(const void *jobs, index_t group) {
 }
 
 /* ---- with the transform, a block of lanes after the other ---------------------------------------- */
-
-INLINE index_t blocks(const job *j) { return (j->lanes + BLOCK - 1) / BLOCK; }
 
 /* Values before those of each block of each bin. */
 static void count_blocks(const void *jobs, index_t index) {
@@ -406,8 +428,8 @@ static void multiply_chunk(const void *jobs, index_t task) {
                 c = (c + count) % m->channels;
                 continue;
             }
-            spread_values(j->values, j->units, j->count, bin, at, kept, count, re, im);
-            spread_values(m->values, m->units, j->count, bin, at, kept, count, x_re, x_im);
+            spread_values(j, j->values, j->units, bin, lane, at, kept, count, re, im);
+            spread_values(j, m->values, m->units, bin, lane, at, kept, count, x_re, x_im);
             at += __builtin_popcountll(kept);
             for (int i = 0; i < BLOCK; i++) product[i] = re[i] * x_re[i] + im[i] * x_im[i];
             for (index_t i = 0; i < count; i++) {
@@ -425,14 +447,14 @@ static void multiply_chunk(const void *jobs, index_t task) {
 static void gather_block(const void *other, index_t lane, index_t count, float *from) {
     const job *j = other;
     for (index_t bin = 0; bin < j->table->bins; bin++)
-        gather_lanes(j, bin, from, LANES, kept_bits(j, bin, lane, count), count,
+        gather_lanes(j, bin, lane, from, LANES, kept_bits(j, bin, lane, count), count,
                      j->offsets[bin * blocks(j) + lane / BLOCK]);
 }
 
 /* What follows does the same for each of `count` jobs. */
 
-/* The unit of each bin's 8-bit values: the largest part of those coefficients that have a squared
- * magnitude of `least` is 127 of them. */
+/* The units of 8-bit values, one for each block of lanes of each bin: the largest part of those
+ * coefficients that have a squared magnitude of `least` is 127 of them. */
 EXPORTED void passband_units(const job *jobs, index_t count, index_t threads) {
     in_parallel(units_chunk, jobs, count * chunks(jobs->table), threads);
 }
