@@ -17,7 +17,7 @@ STORAGE = ("float32", "bfloat16", "int8")
 """How values are stored: as they are (float64 stays float64), in 16 bits, or in 8."""
 
 UNIT_TYPE = torch.bfloat16
-"""Of the size of a step: the largest part is 127 of them within a quarter of one."""
+"""Of the size of a step: the largest part is 127 of them, within less than half of one."""
 
 _UNIT_BLOCK = 64  # values of a part that have one size of a step; BLOCK of packed.c
 _GATHER_BITS = 0x0102040810204080  # times eight bytes of 0 or 1: their bits, first byte lowest

@@ -145,18 +145,19 @@ static void units_chunk(const void *jobs, index_t task) {
     for (index_t bin = task * CHUNK_BINS; bin < last; bin++) {
         for (index_t lane = 0; lane < j->lanes; lane += BLOCK) {
             const index_t count = least(BLOCK, j->lanes - lane);
-            float re[BLOCK], im[BLOCK], most[WIDTH] = {0}, largest = 0, bad = 0;
-            make_bin(j, bin, lane, count, re, im);
-            drop_small(j, count, re, im);
-            for (index_t i = count; i < BLOCK; i++) re[i] = im[i] = 0;
-            for (index_t i = 0; i < BLOCK; i++) {
-                const float a = __builtin_fabsf(re[i]), b = __builtin_fabsf(im[i]);
-                const float larger = a > b ? a : b;
-                most[i % WIDTH] = larger > most[i % WIDTH] ? larger : most[i % WIDTH];
-                bad += 0 * (a + b); /* what is not a finite number makes it not a number */
+            float parts[2][BLOCK], largest;
+            uint32_t bits[2 * BLOCK], most = 0; /* magnitudes in the order of their bits */
+            make_bin(j, bin, lane, count, parts[0], parts[1]);
+            drop_small(j, count, parts[0], parts[1]);
+            for (index_t i = count; i < BLOCK; i++) parts[0][i] = parts[1][i] = 0;
+            memcpy(bits, parts, sizeof bits);
+            for (index_t i = 0; i < 2 * BLOCK; i++) {
+                const uint32_t own = bits[i] & 0x7fffffff;
+                most = own > most ? own : most;
             }
-            for (index_t i = 0; i < WIDTH; i++) largest = most[i] > largest ? most[i] : largest;
-            *to++ = to_unit(largest / 127 + bad);
+            most = most < 0x7f800000 ? most : 0x7fc00000; /* no finite number: not a number */
+            memcpy(&largest, &most, sizeof largest);
+            *to++ = to_unit(largest / 127);
         }
     }
 }
