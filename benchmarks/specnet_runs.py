@@ -15,6 +15,7 @@ from passband.train import TrainConfig
 ACCURACY = RESULTS / "accuracy-specnet.csv"  # of any machine: it does not say how fast
 MODE = ("network", "method", "beta", "epochs", "batch_size", "lr", "train_samples")
 TRAINING = (*MODE, "seed")
+TWINS = ("twin", "twin, batch norm")
 
 
 def described(config: pb.SpecNet) -> str:
@@ -41,7 +42,8 @@ def _method(fields: dict[str, Any]) -> tuple[str, float | str]:
     """What a run's row is called, and its threshold."""
     config = TrainConfig.from_dict(fields)
     if config.method == "native":
-        return "twin, batch norm" if config.model.endswith("-bn") else "twin", ""
+        name = TWINS[config.model.endswith("-bn")]
+        return name if config.precision == "32" else f"{name}, {config.precision}", ""
     return described(config.spec_net), config.threshold
 
 
@@ -71,7 +73,7 @@ def accuracy(folders: list[Path], known: list[dict[str, Any]]) -> list[dict[str,
             "parameters": result["parameters"],
         }
         rows[tuple(row[name] for name in TRAINING)] = row | provenance()
-    twins = {_kind(row): row for row in rows.values() if row["method"].startswith("twin")}
+    twins = {_kind(row): row for row in rows.values() if row["method"] in TWINS}
     found = []
     for row in sorted(rows.values(), key=_place):
         twin = twins[_kind(row)]

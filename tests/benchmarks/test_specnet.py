@@ -62,6 +62,17 @@ def test_seeds_have_twins_of_their_own_and_a_mean(tmp_path: Path) -> None:
     assert (second["method"], second["accuracy"], second["lost"]) == ("relu, pool max", 0.625, 0)
 
 
+def test_a_twin_of_less_precision_is_beside_the_twin(tmp_path: Path) -> None:
+    config = TrainConfig(
+        data="digits", model="speclenet", limit_train=64, limit_test=40, epochs=1, augment=False
+    )
+    run(replace(config, precision="bf16-mixed"), tmp_path / "a", progress=False)
+    run(config, tmp_path / "b", progress=False)
+    twin, half = specnet_runs.accuracy([tmp_path], known=[])
+    assert (twin["method"], half["method"]) == ("twin", "twin, bf16-mixed")
+    assert (twin["lost"], half["lost"]) == (0, twin["accuracy"] - half["accuracy"])
+
+
 @pytest.mark.parametrize("network", specnet.NETWORKS)
 def test_the_table_has_both_modes_and_their_rivals(network: str) -> None:
     found = {(way.name, way.beta) for way in specnet.ways(network, [])}

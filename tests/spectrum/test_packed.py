@@ -112,7 +112,7 @@ def test_each_block_of_a_coefficient_has_steps_of_its_own(others: tuple[int, ...
     assert packed.scale.shape == (7, len(values))
     for block, (own, again) in enumerate(zip(values, found, strict=True)):
         step = own.abs().amax((0, 2)) / 127
-        # of 8 significant bits, a step is wrong by 2^-8 of itself; half a step is what rounding costs
+        # a step of 8 significant bits is wrong by 2^-8 of itself; rounding costs half of one
         assert ((packed.scale[:, block] - step).abs() <= step * 2.0**-8).all()
         assert (
             (own - again).abs() <= packed.scale[:, block].double().view(-1, 1) / 2 + 1e-12
