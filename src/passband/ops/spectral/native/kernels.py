@@ -201,9 +201,7 @@ def unpack(
     table: BinsTable, stored: Sequence[Stored], maps: Sequence[Tensor], geometry: ConvGeometry
 ) -> None:
     """Write each unit's maps: `scatter`, then `synthesize`, but for less memory."""
-    jobs = _Jobs(table, [_planes(own) for own in maps], blocks=True)
-    jobs.take_maps(maps)
-    jobs.take(stored)
+    jobs = _Jobs.of_maps(table, maps, stored)
     jobs.run("unpack", *conv_tables(geometry).inputs.pointers)
 
 
@@ -211,9 +209,7 @@ def pick(
     table: BinsTable, stored: Sequence[Stored], maps: Sequence[Tensor], geometry: ConvGeometry
 ) -> None:
     """Write each unit's values, from its maps: `analyze`, then `gather`, but for less memory."""
-    jobs = _Jobs(table, [_planes(own) for own in maps], blocks=True)
-    jobs.take_maps(maps)
-    jobs.take(stored)
+    jobs = _Jobs.of_maps(table, maps, stored)
     jobs.run("pick", *conv_tables(geometry).inputs.pointers)
 
 
@@ -234,8 +230,7 @@ def products(
     """
     shape = (len(stored), -(-table.bins // _CHUNK_BINS), 3, channels)
     sums = torch.empty(shape, dtype=torch.float64)
-    jobs = _Jobs(table, lanes)
-    jobs.take(stored)
+    jobs = _Jobs(table, lanes).take(stored)
     for job, own, x in zip(jobs.all, sums, others, strict=True):
         mix = _Mixture(x.values.data_ptr(), _pointer(x.units), channels=channels)
         job.real, job.mix = own.data_ptr(), ctypes.pointer(mix)
@@ -252,10 +247,8 @@ def units(table: BinsTable, parts: Sequence[Tensor], threshold: float) -> list[T
             strided at will.
         threshold: Coefficients of a smaller magnitude are taken for zero.
     """
-    lanes = [real[0].numel() for real in parts]
-    found = [torch.empty(unit_shape(table.bins, own), dtype=UNIT_TYPE) for own in lanes]
-    jobs = _Jobs(table, lanes, threshold)
-    jobs.take_real(parts)
+    jobs = _Jobs.of_real(table, parts, threshold)
+    found = [torch.empty(unit_shape(table.bins, job.lanes), dtype=UNIT_TYPE) for job in jobs.all]
     for job, own in zip(jobs.all, found, strict=True):
         job.units = own.data_ptr()
     jobs.run("units")
@@ -276,10 +269,9 @@ def mark(
         threshold: The magnitude.
         units: Where values are stored in 8 bits: then those bits count.
     """
-    lanes = [real[0].numel() for real in parts]
-    bits = [torch.empty((table.bins * own + 7) // 8, dtype=torch.uint8) for own in lanes]
-    jobs = _Jobs(table, lanes, threshold)
-    jobs.take_real(parts)
+    jobs = _Jobs.of_real(table, parts, threshold)
+    counts = [(table.bins * job.lanes + 7) // 8 for job in jobs.all]
+    bits = [torch.empty(count, dtype=torch.uint8) for count in counts]
     for job, own_bits, own_units in zip(jobs.all, bits, units, strict=True):
         job.bits, job.units = own_bits.data_ptr(), _pointer(own_units)
     jobs.run("mark")
@@ -297,18 +289,12 @@ def gather(
         parts: As for `units`.
         threshold: The magnitude.
     """
-    jobs = _Jobs(table, [real[0].numel() for real in parts], threshold)
-    jobs.take_real(parts)
-    jobs.take(stored)
-    jobs.run("gather")
+    _Jobs.of_real(table, parts, threshold).take(stored).run("gather")
 
 
 def scatter(table: BinsTable, stored: Sequence[Stored], parts: Sequence[Tensor]) -> None:
     """Write the real coefficients that each unit's values make up: the adjoint of `gather`."""
-    jobs = _Jobs(table, [real[0].numel() for real in parts])
-    jobs.take_real(parts)
-    jobs.take(stored)
-    jobs.run("scatter")
+    _Jobs.of_real(table, parts).take(stored).run("scatter")
 
 
 class _Jobs:
@@ -335,18 +321,24 @@ class _Jobs:
             place += ctypes.sizeof(c_int64) * count
         self._living.append(offsets)
 
-    def take_real(self, parts: Sequence[Tensor]) -> None:
-        """Real coefficients."""
-        for job, real in zip(self.all, parts, strict=True):
+    @classmethod
+    def of_real(cls, table: BinsTable, parts: Sequence[Tensor], threshold: float = 0.0) -> "_Jobs":
+        """With real coefficients."""
+        jobs = cls(table, [real[0].numel() for real in parts], threshold)
+        for job, real in zip(jobs.all, parts, strict=True):
             job.real, job.stride = real.data_ptr(), real.stride(0)
+        return jobs
 
-    def take_maps(self, maps: Sequence[Tensor]) -> None:
-        """Maps."""
-        for job, own in zip(self.all, maps, strict=True):
+    @classmethod
+    def of_maps(cls, table: BinsTable, maps: Sequence[Tensor], stored: Sequence[Stored]) -> "_Jobs":
+        """With maps, and what is stored of them."""
+        jobs = cls(table, [own.shape[0] * own.shape[1] for own in maps], blocks=True)
+        for job, own in zip(jobs.all, maps, strict=True):
             job.maps = maps_argument(own)
+        return jobs.take(stored)
 
-    def take(self, stored: Sequence[Stored]) -> None:
-        """Values, bits and what belongs to them."""
+    def take(self, stored: Sequence[Stored]) -> "_Jobs":
+        """With values, bits and what belongs to them."""
         for job, own in zip(self.all, stored, strict=True):
             values = own.values.contiguous()
             self._living.append(values)
@@ -354,6 +346,7 @@ class _Jobs:
             job.bits, job.units = _pointer(own.bits), _pointer(own.units)
             if own.mix is not None:
                 job.mix = ctypes.pointer(own.mix.structure)
+        return self
 
     def run(self, name: str, *arguments: object) -> None:
         """Do it."""
@@ -361,10 +354,6 @@ class _Jobs:
         assert library is not None, "suits() was not asked"
         function = getattr(library, f"passband_{name}")
         function(self.all, len(self.all), *arguments, torch.get_num_threads())
-
-
-def _planes(maps: Tensor) -> int:
-    return maps.shape[0] * maps.shape[1]
 
 
 def _frequencies(geometry: ConvGeometry) -> int:
