@@ -63,6 +63,7 @@ class Way:
     batch_norm: bool = False
     autocast: bool = False
     checkpointed: str | None = None
+    order: torch.memory_format = torch.contiguous_format
 
     @property
     def beta(self) -> float | str:
@@ -71,8 +72,9 @@ class Way:
 
     @property
     def is_twin(self) -> bool:
-        """Whether nothing is done about memory."""
-        return not (self.config or self.autocast or self.checkpointed)
+        """Whether it is what torch does unless told otherwise, which the others are measured by."""
+        plain = self.order == torch.contiguous_format
+        return plain and not (self.config or self.autocast or self.checkpointed)
 
 
 def spec_way(config: pb.SpecNet) -> Way:
@@ -87,9 +89,12 @@ def ways(network: str, runs: list[Path]) -> list[Way]:
     on_map = partial(pb.SpecNet, activation="relu", pool=pool)
     normalised = partial(on_map, batch_norm="keep")
     exact = pb.BandLimit(compression=0.5, memory="exact")
+    last = torch.channels_last
     others = [
         Way("twin"),
         Way("twin, batch norm", batch_norm=True),
+        Way("twin, channels last", order=last),
+        Way("twin, batch norm, channels last", batch_norm=True, order=last),
         Way("twin, checkpointed", checkpointed="segments"),
         Way("twin, bf16", autocast=True),
         *([Way("twin, memory-efficient", checkpointed="dense layers")] if dense else []),
@@ -143,6 +148,8 @@ class Step:
             )
             if way.config is not None:
                 pb.convert(self.model, way.config, self.x[:2])
+        self.x = self.x.contiguous(memory_format=way.order)
+        self.model.to(memory_format=way.order)
         self.model.train()
         if way.checkpointed == "dense layers":
             for layer in self.model.modules():

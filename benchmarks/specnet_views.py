@@ -11,6 +11,8 @@ NAMES = {
 }
 HARMLESS = 0.01  # of the twin's accuracy, by the targets
 RIVALS = {
+    "twin, channels last": "twin, channels last",
+    "twin, batch norm, channels last": "twin, batch norm, channels last",
     "twin, checkpointed": "checkpointed twin",
     "exact-memory band-limited": "exact-memory band-limited, c = 0.5",
 }
