@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +14,8 @@ import passband as pb
 from passband.train import TrainConfig
 
 ACCURACY = RESULTS / "accuracy-specnet.csv"  # of any machine: it does not say how fast
-MODE = ("network", "method", "beta", "epochs", "batch_size", "lr", "train_samples")
+BUDGET = ("train_samples", "epochs", "batch_size", "lr")
+MODE = ("network", "method", "beta", *BUDGET)
 TRAINING = (*MODE, "seed")
 TWINS = ("twin", "twin, batch norm")
 
@@ -97,9 +99,14 @@ def over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _kind(row: dict[str, Any]) -> tuple[str, int, int, bool]:
+def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
     """What a network and its twin have in common."""
-    return row["network"], row["train_samples"], row["seed"], "norm" in row["method"]
+    return row["network"], budget(row), row["seed"], "norm" in row["method"]
+
+
+def budget(row: dict[str, Any]) -> tuple[float, ...]:
+    """How long a network was trained; larger ones compare as larger."""
+    return tuple(float(row[name]) for name in BUDGET)
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -107,7 +114,7 @@ def _place(row: dict[str, Any]) -> tuple[Any, ...]:
     method = row["method"]
     twin = method.startswith("twin")
     beta = row["beta"] or 0
-    return row["network"], row["train_samples"], not twin, method, beta, row["seed"]
+    return row["network"], budget(row), not twin, method, beta, row["seed"]
 
 
 def read_accuracy(file: Path) -> list[dict[str, Any]]:
@@ -129,8 +136,8 @@ def _number(text: str) -> float:
 def draw(network: str, rows: list[dict[str, Any]], folders: list[Path]) -> None:
     """Curves as SVG files of the docs.
 
-    Accuracy and memory against the threshold are those of the network's trainings on the most
-    images; learning curves are those of runs, if there are folders.
+    Accuracy and memory against the threshold are those of the budget with the most trainings;
+    learning curves are those of runs, if there are folders.
     """
     from passband.report.figures import against_threshold, learning_curves
     from passband.report.run_report import read_metrics
@@ -138,13 +145,13 @@ def draw(network: str, rows: list[dict[str, Any]], folders: list[Path]) -> None:
 
     docs = RESULTS.parents[1] / "docs"
     own = over_seeds([row for row in rows if row["network"] == network])
-    most = max(row["train_samples"] for row in own)
+    ((swept, _),) = Counter(budget(row) for row in own).most_common(1)
     methods: dict[str, dict[float, tuple[float, float]]] = {}
     twins: dict[str, float] = {}
     for row in own:
-        if row["train_samples"] == most and row["beta"] == "":
+        if budget(row) == swept and row["beta"] == "":
             twins[row["method"]] = row["accuracy"]
-        elif row["train_samples"] == most:
+        elif budget(row) == swept:
             methods.setdefault(row["method"], {})[row["beta"]] = (row["accuracy"], row["kept"])
     title = f"{network}: accuracy and memory against beta"
     figure = against_threshold(methods, title=title, twins=twins)

@@ -1,6 +1,6 @@
 """The table of SpecNets for the README: what each network can do without harm, and its rivals."""
 
-from specnet_runs import over_seeds
+from specnet_runs import budget, over_seeds
 from tables import Results, Row, cell, markdown, read
 
 NAMES = {
@@ -67,10 +67,11 @@ def _key(row: Row) -> Key:
 
 
 def _reached(rows: list[Row], network: str) -> dict[Key, Row]:
-    """The trainings of a network on the most images, means over their seeds."""
-    own = [row for row in rows if row["network"] == network]
-    most = max((int(row["train_samples"]) for row in own), default=0)
-    return {_key(row): row for row in over_seeds(own) if int(row["train_samples"]) == most}
+    """A network's trainings, of each mode the longest on the most images; means over seeds."""
+    own = over_seeds([row for row in rows if row["network"] == network])
+    most = max((float(row["train_samples"]) for row in own), default=0)
+    longest = sorted((row for row in own if float(row["train_samples"]) == most), key=budget)
+    return {_key(row): row for row in longest}
 
 
 def _cells(memory: Row, accuracy: Row | None) -> list[str]:

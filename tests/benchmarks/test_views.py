@@ -243,9 +243,11 @@ def test_what_spec_nets_do_without_harm(tmp_path: Path) -> None:
         row = {"method": method, "beta": beta, "kept": 0.1, "mean": 0.2, "peak": peak}
         return {**row, "resident": 0.5, "time_returned": 1.2, **ORIGIN}
 
-    def accuracy(method: str, beta: str, lost: float, images: int) -> dict[str, object]:
+    def accuracy(
+        method: str, beta: str, lost: float, images: int, epochs: int = 3
+    ) -> dict[str, object]:
         row = {"network": "specvgg16", "method": method, "beta": beta, "train_samples": images}
-        row |= {"epochs": 3, "batch_size": 32, "lr": 0.1, "kept": 0.1}
+        row |= {"epochs": epochs, "batch_size": 32, "lr": 0.1, "kept": 0.1}
         return {**row, "accuracy": 0.9 - lost, "lost": lost}
 
     rows = [
@@ -258,6 +260,7 @@ def test_what_spec_nets_do_without_harm(tmp_path: Path) -> None:
         accuracy("relu", "0.0", -0.01, 100),
         accuracy("relu", "0.5", -0.01, 100), accuracy("relu", "0.5", 0.03, 100),  # two seeds
         accuracy("relu", "1.0", 0.02, 100), accuracy("relu", "1.0", 0.0, 50),
+        accuracy("relu", "1.0", 0.0, 100, epochs=1),
         accuracy("spectral-tanh, pool spectral", "1.0", 0.5, 100),
     ]  # fmt: skip
     with (tmp_path / "results" / "accuracy-specnet.csv").open("w", newline="") as stream:

@@ -11,7 +11,8 @@ from passband.nn.probes import has_other_hooks
 from passband.nn.specnet import SpectralConv, differentiates, tracked_tensors
 from passband.nn.spectral_map import Form, Piece, SpectralMap
 from passband.nn.spectral_stage import SpectralStage
-from passband.ops.spectral.block import Block, BlockStage, Reader, run_block
+from passband.ops.spectral.block import run_block
+from passband.ops.spectral.block_stages import Block, BlockStage, Reader
 from passband.ops.spectral.codec import SPECTRA, Maps
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import StoredSpectrum, store
