@@ -57,6 +57,18 @@ def changed_after_a_concatenation(m: Any, x: Tensor) -> Tensor:
     return m.b(y) + z.sum()  # type: ignore[no-any-return]
 
 
+def view_in_place(m: Any, x: Tensor) -> Tensor:
+    y = m.a(x)
+    y.flatten(2).mul_(2)
+    return m.b(y)  # type: ignore[no-any-return]
+
+
+def part_in_place(m: Any, x: Tensor) -> Tensor:
+    y = m.a(x) + m.c(x)
+    m.relu(y[:, 2:])
+    return m.b(y)  # type: ignore[no-any-return]
+
+
 def viewed(m: Any, x: Tensor) -> Tensor:
     y = m.a(x)
     return y.view(y.size(0), -1)  # type: ignore[no-any-return]
@@ -124,6 +136,8 @@ def test_average_pooling(layers: list[nn.Module]) -> None:
         relu_in_place,
         module_in_place,
         method_in_place,
+        view_in_place,
+        part_in_place,
         changed_after_a_concatenation,
         viewed,
     ],

@@ -43,6 +43,16 @@ _OPTIONS = {"alpha": 1.0, "negative_slope": 0.01, "approximate": "none"}
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 _SUMS = (operator.add, torch.add)
 _MEANS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+_VIEWS = frozenset(
+    """
+    chunk contiguous detach diagonal expand expand_as flatten float getattr getitem movedim moveaxis
+    narrow permute ravel reshape reshape_as select split squeeze swapaxes swapdims t tensor_split to
+    transpose type unbind unflatten unfold unsqueeze view view_as
+    """.split()
+)
+"""Functions and methods whose result may lie in the memory of what they are given."""
+_VIEWING_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout)
+"""Modules of which that holds, in evaluation or always."""
 
 
 @dataclass
@@ -208,15 +218,21 @@ def _is_changed_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def _changes(user: fx.Node, node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a user writes where a value lies, itself or by a view of it."""
     if user.kwargs.get("out") is node:
         return True
     if node not in (*user.args[:1], user.kwargs.get("input")):
         return False
     if user.op == "call_module":
-        return bool(getattr(modules[str(user.target)], "inplace", False))
-    name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", "")
-    by_name = name.endswith("_") and not name.endswith("__")
-    return by_name or bool(user.kwargs.get("inplace"))
+        module = modules[str(user.target)]
+        in_place = bool(getattr(module, "inplace", False))
+        is_view = isinstance(module, _VIEWING_MODULES)
+    else:
+        name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", "")
+        in_place = name.endswith("_") and not name.endswith("__")
+        in_place = in_place or bool(user.kwargs.get("inplace"))
+        is_view = name in _VIEWS
+    return in_place or (is_view and any(_changes(after, user, modules) for after in user.users))
 
 
 def consumers(node: fx.Node, convs: set[fx.Node]) -> set[fx.Node]:
