@@ -43,13 +43,12 @@ _OPTIONS = {"alpha": 1.0, "negative_slope": 0.01, "approximate": "none"}
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 _SUMS = (operator.add, torch.add)
 _MEANS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
-_VIEWS = frozenset(
-    """
-    chunk contiguous detach diagonal expand expand_as flatten float getattr getitem movedim moveaxis
-    narrow permute ravel reshape reshape_as select split squeeze swapaxes swapdims t tensor_split to
-    transpose type unbind unflatten unfold unsqueeze view view_as
-    """.split()
-)
+_VIEWS = {
+    "contiguous", "detach", "diagonal", "expand", "expand_as", "flatten", "float", "getattr",
+    "getitem", "movedim", "moveaxis", "narrow", "permute", "ravel", "reshape", "reshape_as",
+    "select", "squeeze", "swapaxes", "swapdims", "t", "to", "transpose", "type", "unflatten",
+    "unfold", "unsqueeze", "view", "view_as",
+}  # fmt: skip
 """Functions and methods whose result may lie in the memory of what they are given."""
 _VIEWING_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout)
 """Modules of which that holds, in evaluation or always."""
