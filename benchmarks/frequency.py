@@ -13,7 +13,7 @@ from pathlib import Path
 from machine import RESULTS, file_stem, provenance, write_result
 
 from passband.atomic import write_atomically
-from passband.report.speed import svg
+from passband.report.formats import svg
 from passband.studies import run_study
 from passband.studies.frequency import figure
 

@@ -140,6 +140,7 @@ def draw(network: str, rows: list[dict[str, Any]], folders: list[Path]) -> None:
     learning curves are those of runs, if there are folders.
     """
     from passband.report.figures import against_threshold, learning_curves
+    from passband.report.formats import svg
     from passband.report.run_report import read_metrics
     from passband.train.run_folder import RunFolder
 
@@ -155,7 +156,7 @@ def draw(network: str, rows: list[dict[str, Any]], folders: list[Path]) -> None:
             methods.setdefault(row["method"], {})[row["beta"]] = (row["accuracy"], row["kept"])
     title = f"{network}: accuracy and memory against beta"
     figure = against_threshold(methods, title=title, twins=twins)
-    figure.savefig(docs / f"{network}-threshold.svg", metadata={"Date": None})
+    (docs / f"{network}-threshold.svg").write_bytes(svg(figure))
     runs: dict[str, dict[float | str, Path]] = {}
     for run, config, _ in runs_in(folders):
         if config["model"].removesuffix("-bn") == network and config["seed"] == 0:
@@ -167,7 +168,7 @@ def draw(network: str, rows: list[dict[str, Any]], folders: list[Path]) -> None:
         curves[f"{method} {beta}".strip()] = read_metrics(RunFolder(found[beta]).metrics)
     if curves:
         figure = learning_curves(curves, title=f"{network}: learning curves, beta 1 or nearest")
-        figure.savefig(docs / f"{network}-learning.svg", metadata={"Date": None})
+        (docs / f"{network}-learning.svg").write_bytes(svg(figure))
 
 
 def _from_one(beta: float) -> float:

@@ -12,7 +12,7 @@ from passband.report.figures import (
     learning_curves,
     new_figure,
 )
-from passband.report.html import png
+from passband.report.formats import png
 
 CURVES = {
     "epoch": [0.0, 1.0, 2.0],
@@ -133,7 +133,7 @@ def test_drawing_leaves_pyplot_and_the_settings_alone() -> None:
     script = (
         "import sys, matplotlib; before = dict(matplotlib.rcParams)\n"
         "from passband.report.figures import accuracy_against_compression\n"
-        "from passband.report.html import png\n"
+        "from passband.report.formats import png\n"
         "png(accuracy_against_compression({'a': {0.0: [0.5]}}, title='t'))\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "assert dict(matplotlib.rcParams) == before\n"

@@ -2,7 +2,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from passband.report.speed import ratio_against_compression, svg
+from passband.report.formats import svg
+from passband.report.speed import ratio_against_compression
 
 
 def rows(channels: str, mode: str, ratios: dict[float, float]) -> list[dict[str, str]]:

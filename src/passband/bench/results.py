@@ -7,7 +7,8 @@ from pathlib import Path
 from passband.atomic import write_atomically
 from passband.bench.layers import Row
 from passband.bench.machine import file_stem
-from passband.report.speed import ratio_against_compression, svg
+from passband.report.formats import svg
+from passband.report.speed import ratio_against_compression
 
 
 def write_results(kind: str, rows: list[Row], folder: Path) -> list[Path]:

@@ -1,7 +1,6 @@
 """Reports as one HTML file: text, tables and pictures, nothing from a network."""
 
 import base64
-import io
 import os
 import platform
 import re
@@ -17,6 +16,7 @@ from passband import __version__
 from passband.atomic import write_atomically
 from passband.extras import require
 from passband.measure.table import Table
+from passband.report.formats import png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,13 +122,6 @@ def render(report: Report, sources: Mapping[str, str]) -> str:
         report=report, sources=sources, columns=_columns
     )
     return page
-
-
-def png(figure: "Figure") -> bytes:
-    """A figure as PNG, without the time and the program of its making: the same every time."""
-    target = io.BytesIO()
-    figure.savefig(target, format="png", metadata={"Software": None})
-    return target.getvalue()
 
 
 def environment_facts() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Figures of speed: how much faster than torch, over the fraction of the spectrum discarded."""
 
-import io
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -77,18 +76,3 @@ def ratio_against_compression(rows: Iterable[Mapping[str, str]]) -> "Figure":
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=9, frameon=False, loc="outside lower center")
     return figure
-
-
-def svg(figure: "Figure") -> bytes:
-    """The figure as SVG, the same bytes for the same figure: no date, no random names.
-
-    Examples:
-        >>> figure = new_figure(2, 1)
-        >>> svg(figure) == svg(figure)
-        True
-    """
-    matplotlib = require("matplotlib", extra="report")
-    target = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "passband", "svg.fonttype": "path"}):
-        figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
-    return target.getvalue()
