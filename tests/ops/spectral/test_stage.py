@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from passband.measure.memory import SavedBytes
-from passband.ops.spectral.sources import DENSE_BYTES, StageOptions
+from passband.ops.spectral.sources import DENSE_BYTES, Sources, StageOptions
 from passband.ops.spectral.stage import StoredSpectrum, run_stage, run_to_dense, store
 from tests.support import assert_close, random
 
@@ -163,3 +163,19 @@ def test_autocast_is_that_of_the_forward_pass() -> None:
         result = run_stage(watched, [store(sparse(3, torch.float32), options)], [factor], options)
     result.dense().sum().backward()
     assert seen == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("batch", "image_bytes", "groups"),
+    [
+        (128, DENSE_BYTES // 104, [64, 64]),
+        (128, DENSE_BYTES // 48, [40, 40, 48]),
+        (20, DENSE_BYTES // 16, [8, 12]),
+        (20, 2 * DENSE_BYTES, [8, 8, 4]),
+        (3, 1, [3]),
+        (0, 1, [0]),
+    ],
+)
+def test_groups_of_images_are_of_even_size(batch: int, image_bytes: int, groups: list[int]) -> None:
+    sources = Sources([], [torch.zeros(batch, 1)], StageOptions(image_bytes=image_bytes))
+    assert [sum(group.images) for group in sources.groups()] == groups

@@ -1,7 +1,9 @@
 """What a stage reads: stored spectra and maps, by groups of images; and how it reads and stores."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -91,18 +93,13 @@ class Sources:
         return whole
 
     def groups(self) -> Iterator["Group"]:
-        """As many units at a time as the bytes allow."""
+        """As few as the bytes allow, and of even size: small ones take longer for an image."""
         dense_bytes = max(self.options.dense_bytes, self.options.parameter_bytes)
-        most = max(1, dense_bytes // max(1, self.options.image_bytes))
-        first = 0
-        while first < len(self.images):
-            last = first + 1
-            while last < len(self.images) and (
-                not self.options.splits or sum(self.images[first : last + 1]) <= most
-            ):
-                last += 1
+        most = dense_bytes // max(1, self.options.image_bytes * max(self.images))
+        count = math.ceil(len(self.images) / max(1, most)) if self.options.splits else 1
+        firsts = [len(self.images) * place // count for place in range(count + 1)]
+        for first, last in pairwise(firsts):
             yield Group(self, first, last)
-            first = last
 
     def placeholder_gradients(self, found: list[list[Tensor | None]]) -> list[Tensor | None]:
         """Of the stored spectra's placeholders, from what `Group.collect` has sorted."""
