@@ -19,7 +19,7 @@ STORAGE = ("float32", "bfloat16", "int8")
 UNIT_TYPE = torch.bfloat16
 """Of the size of a step: the largest part is 127 of them, within less than half of one."""
 
-_UNIT_BLOCK = 64  # values of a part that have one size of a step; BLOCK of packed.c
+_UNIT_BLOCK = 64  # values of a part that have one size of a step; BLOCK of packed.h
 _GATHER_BITS = 0x0102040810204080  # times eight bytes of 0 or 1: their bits, first byte lowest
 _SIGN = 1 << 63
 

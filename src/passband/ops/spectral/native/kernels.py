@@ -21,11 +21,11 @@ from passband.ops.kernel_files import Functions, load_kernels
 from passband.spectrum.packed import UNIT_TYPE, unit_shape
 
 _FOLDER = Path(__file__).parent
-_CHUNK_BINS = 8  # of packed.c
+_CHUNK_BINS = 8  # of packed.h
 
 
 class _Bins(ctypes.Structure):
-    """`bins_table` of packed.c."""
+    """`bins_table` of packed.h."""
 
     _fields_ = [
         ("bins", c_int64),
@@ -39,7 +39,7 @@ class _Bins(ctypes.Structure):
 
 
 class _Mixture(ctypes.Structure):
-    """`mixture` of packed.c."""
+    """`mixture` of packed.h."""
 
     _fields_ = [
         ("values", c_void_p),
@@ -53,7 +53,7 @@ class _Mixture(ctypes.Structure):
 
 
 class _Job(ctypes.Structure):
-    """`job` of packed.c."""
+    """`job` of packed.h."""
 
     _fields_ = [
         ("real", c_void_p),
