@@ -62,7 +62,7 @@ class Spectra:
         if not sparse or not kernels.suits(1, dense):
             return [pack(part.contiguous(), storage, sparse) for part in parts]
         table, rows = _spectra_table(dense.shape[1]), _rows(dense.detach())
-        return _packed(table, torch.split(rows, list(images), 1), 0.0, storage, sparse)
+        return _packed(table, torch.split(rows, list(images), 1), 0.0, storage)
 
     def encode_adjoint(  # noqa: D102
         self, units: Sequence[Kept], device: torch.device
@@ -129,9 +129,11 @@ class Maps:
         if not self._by_kernels(dense):
             spectrum = threshold(self.frame.from_map(dense), self.beta)
             return SPECTRA.encode(spectrum, images, storage, sparse)
+        table = self.frame.analysis_table
+        if not sparse:
+            return self._packed_whole(table, torch.split(dense, list(images)), storage)
         real = kernels.analyze(dense, self.frame.geometry)
-        parts = torch.split(real, list(images), 1)
-        return _packed(self.frame.analysis_table, parts, self.beta, storage, sparse)
+        return _packed(table, torch.split(real, list(images), 1), self.beta, storage)
 
     def encode_adjoint(  # noqa: D102
         self, units: Sequence[Kept], device: torch.device
@@ -226,6 +228,19 @@ class Maps:
         mixtures = [self._mixture(own, *numbers) for own in stored]
         return self._written(self.frame.analysis_table, units, mixtures)
 
+    def _packed_whole(
+        self, table: kernels.BinsTable, parts: Sequence[Tensor], storage: str
+    ) -> list[PackedSpectrum]:
+        """Units of which everything is kept: no spectrum of them is ever dense."""
+        stored, shapes = [], []
+        for maps in parts:
+            images, channels = maps.shape[:2]
+            scale = kernels.new_units(table, images * channels) if storage == "int8" else None
+            stored.append(Stored(_values(table.bins * images * channels, storage), None, scale))
+            shapes.append((2, table.bins, images, channels))
+        kernels.pick(table, stored, parts, self.frame.geometry, self.beta)
+        return [_unit(own, shape, storage) for own, shape in zip(stored, shapes, strict=True)]
+
     def _mixture(
         self, stored: PackedSpectrum, first: Tensor, second: Tensor, constant: Tensor
     ) -> kernels.Mixture:
@@ -256,28 +271,31 @@ def _rows(spectrum: Tensor) -> Tensor:
 
 
 def _packed(
-    table: kernels.BinsTable, parts: Sequence[Tensor], beta: float, storage: str, sparse: bool
+    table: kernels.BinsTable, parts: Sequence[Tensor], beta: float, storage: str
 ) -> list[PackedSpectrum]:
-    """Units of real coefficients (rows, b, C), by the kernels."""
+    """Units of real coefficients (rows, b, C), without zeros, by the kernels."""
     scales: list[Tensor | None] = [None] * len(parts)
     if storage == "int8":
         scales = [*kernels.units(table, parts, beta)]
-    marks: list[tuple[Tensor | None, int]] = [(None, table.bins * p[0].numel()) for p in parts]
-    if sparse:
-        marks = [*kernels.mark(table, parts, beta, scales)]
-    dtype = torch.float32 if storage != "int8" else torch.int8
+    marks = kernels.mark(table, parts, beta, scales)
     stored = [
-        Stored(part.new_empty(2, count, dtype=dtype), bits, scale)
-        for part, (bits, count), scale in zip(parts, marks, scales, strict=True)
+        Stored(_values(count, storage), bits, scale)
+        for (bits, count), scale in zip(marks, scales, strict=True)
     ]
     kernels.gather(table, stored, parts, beta)
-    return [
-        PackedSpectrum(
-            own.values.bfloat16() if storage == "bfloat16" else own.values,
-            own.bits, own.units, (2, table.bins, *part.shape[1:]), part.dtype,
-        )
-        for part, own in zip(parts, stored, strict=True)
-    ]  # fmt: skip
+    shapes = [(2, table.bins, *part.shape[1:]) for part in parts]
+    return [_unit(own, shape, storage) for own, shape in zip(stored, shapes, strict=True)]
+
+
+def _values(count: int, storage: str) -> Tensor:
+    """Room for the values of a unit as the kernels write them."""
+    return torch.empty(2, count, dtype=torch.int8 if storage == "int8" else torch.float32)
+
+
+def _unit(stored: kernels.Stored, shape: tuple[int, ...], storage: str) -> PackedSpectrum:
+    """What the kernels have written, as it is kept."""
+    values = stored.values.bfloat16() if storage == "bfloat16" else stored.values
+    return PackedSpectrum(values, stored.bits, stored.units, shape, torch.float32)
 
 
 def _kernel_values(unit: PackedSpectrum) -> Tensor:

@@ -206,10 +206,14 @@ def unpack(
 
 
 def pick(
-    table: BinsTable, stored: Sequence[Stored], maps: Sequence[Tensor], geometry: ConvGeometry
-) -> None:
-    """Write each unit's values, from its maps: `analyze`, then `gather`, but for less memory."""
-    jobs = _Jobs.of_maps(table, maps, stored)
+    table: BinsTable, stored: Sequence[Stored], maps: Sequence[Tensor], geometry: ConvGeometry,
+    threshold: float = 0.0,
+) -> None:  # fmt: skip
+    """Write each unit's values, from its maps: `analyze`, then `gather`, but for less memory.
+
+    The steps of 8-bit values are written, too, as by `units`.
+    """
+    jobs = _Jobs.of_maps(table, maps, stored, threshold)
     jobs.run("pick", *conv_tables(geometry).inputs.pointers)
 
 
@@ -248,11 +252,16 @@ def units(table: BinsTable, parts: Sequence[Tensor], threshold: float) -> list[T
         threshold: Coefficients of a smaller magnitude are taken for zero.
     """
     jobs = _Jobs.of_real(table, parts, threshold)
-    found = [torch.empty(unit_shape(table.bins, job.lanes), dtype=UNIT_TYPE) for job in jobs.all]
+    found = [new_units(table, job.lanes) for job in jobs.all]
     for job, own in zip(jobs.all, found, strict=True):
         job.units = own.data_ptr()
     jobs.run("units")
     return found
+
+
+def new_units(table: BinsTable, lanes: int) -> Tensor:
+    """Room for the steps of a unit's 8-bit values."""
+    return torch.empty(unit_shape(table.bins, lanes), dtype=UNIT_TYPE)
 
 
 def mark(
@@ -330,9 +339,15 @@ class _Jobs:
         return jobs
 
     @classmethod
-    def of_maps(cls, table: BinsTable, maps: Sequence[Tensor], stored: Sequence[Stored]) -> "_Jobs":
+    def of_maps(
+        cls,
+        table: BinsTable,
+        maps: Sequence[Tensor],
+        stored: Sequence[Stored],
+        threshold: float = 0.0,
+    ) -> "_Jobs":
         """With maps, and what is stored of them."""
-        jobs = cls(table, [own.shape[0] * own.shape[1] for own in maps], blocks=True)
+        jobs = cls(table, [own.shape[0] * own.shape[1] for own in maps], threshold, blocks=True)
         for job, own in zip(jobs.all, maps, strict=True):
             job.maps = maps_argument(own)
         return jobs.take(stored)

@@ -8,19 +8,10 @@ static void units_chunk(const void *jobs, index_t task) {
     for (index_t bin = task * CHUNK_BINS; bin < last; bin++) {
         for (index_t lane = 0; lane < j->lanes; lane += BLOCK) {
             const index_t count = least(BLOCK, j->lanes - lane);
-            float parts[2][BLOCK], largest;
-            uint32_t bits[2 * BLOCK], most = 0; /* magnitudes in the order of their bits */
-            make_bin(j, bin, lane, count, parts[0], parts[1]);
-            drop_small(j, count, parts[0], parts[1]);
-            for (index_t i = count; i < BLOCK; i++) parts[0][i] = parts[1][i] = 0;
-            memcpy(bits, parts, sizeof bits);
-            for (index_t i = 0; i < 2 * BLOCK; i++) {
-                const uint32_t own = bits[i] & 0x7fffffff;
-                most = own > most ? own : most;
-            }
-            most = most < 0x7f800000 ? most : 0x7fc00000; /* no finite number: not a number */
-            memcpy(&largest, &most, sizeof largest);
-            *to++ = to_unit(largest / 127);
+            float re[BLOCK], im[BLOCK];
+            make_bin(j, bin, lane, count, re, im);
+            drop_small(j, count, re, im);
+            *to++ = unit_of(count, re, im);
         }
     }
 }
@@ -103,7 +94,7 @@ static void gather_chunk(const void *jobs, index_t task) {
         for (index_t lane = 0; lane < j->lanes; lane += BLOCK) {
             const index_t count = least(BLOCK, j->lanes - lane);
             const uint64_t kept = kept_bits(j, bin, lane, count);
-            at += gather_lanes(j, bin, lane, j->real + lane, j->stride, kept, count, at);
+            at += gather_lanes(j, bin, lane, j->real + lane, j->stride, kept, count, at, 0);
         }
     }
 }

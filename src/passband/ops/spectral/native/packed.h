@@ -132,6 +132,22 @@ INLINE uint16_t to_unit(float value) {
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+/* The unit of a block of a bin: the largest part is 127 of it. Zeros are put behind `count` lanes. */
+INLINE uint16_t unit_of(index_t count, float re[BLOCK], float im[BLOCK]) {
+    uint32_t bits[2 * BLOCK], most = 0; /* magnitudes in the order of their bits */
+    float largest;
+    for (index_t i = count; i < BLOCK; i++) re[i] = im[i] = 0;
+    memcpy(bits, re, BLOCK * sizeof(float));
+    memcpy(bits + BLOCK, im, BLOCK * sizeof(float));
+    for (index_t i = 0; i < 2 * BLOCK; i++) {
+        const uint32_t own = bits[i] & 0x7fffffff;
+        most = own > most ? own : most;
+    }
+    most = most < 0x7f800000 ? most : 0x7fc00000; /* no finite number: not a number */
+    memcpy(&largest, &most, sizeof largest);
+    return to_unit(largest / 127);
+}
+
 /* How many steps a part is, to the nearest, of two the even one; the least unit is no zero. */
 INLINE void to_steps(float unit, index_t count, float *part) {
     const float least_unit = 1.17549435e-38f, magic = 12582912; /* 1.5 * 2^23 */
@@ -192,13 +208,17 @@ INLINE void spread_values(const job *j, const void *values, const uint16_t *unit
     }
 }
 
-/* Put what is kept of some lanes of a bin where it belongs; returns how many that are. */
+/* Put what is kept of some lanes of a bin where it belongs; returns how many that are. Units are
+ * there already, or made now. */
 INLINE index_t gather_lanes(const job *j, index_t bin, index_t lane, const float *from,
-                            index_t stride, uint64_t kept, index_t count, index_t at) {
+                            index_t stride, uint64_t kept, index_t count, index_t at,
+                            const int makes_units) {
     float re[BLOCK], im[BLOCK];
-    if (!kept) return 0;
+    if (!kept && !makes_units) return 0;
     bin_of(j, bin, from, stride, count, re, im);
     if (j->units) drop_small(j, count, re, im);
+    if (j->units && makes_units)
+        j->units[bin * blocks(j) + lane / BLOCK] = unit_of(count, re, im);
     if (kept != first_bits(count)) /* those that are kept move to the front */
         for (count = 0; kept; kept &= kept - 1, count++) {
             const int i = __builtin_ctzll(kept);

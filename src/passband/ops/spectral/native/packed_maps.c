@@ -38,7 +38,7 @@ static void gather_block(const void *other, index_t lane, index_t count, float *
     const job *j = other;
     for (index_t bin = 0; bin < j->table->bins; bin++)
         gather_lanes(j, bin, lane, from, LANES, kept_bits(j, bin, lane, count), count,
-                     j->offsets[bin * blocks(j) + lane / BLOCK]);
+                     j->offsets[bin * blocks(j) + lane / BLOCK], 1);
 }
 
 static transform *transforms_of(const job *jobs, index_t count, const axis *rows,
@@ -51,8 +51,8 @@ static transform *transforms_of(const job *jobs, index_t count, const axis *rows
     return all;
 }
 
-/* Of each of `count` jobs: the maps that values make up, with what `mix` adds if it is not NULL: scatter and synthesis.
- * `offsets` is for (bins, blocks of LANES lanes). */
+/* Of each of `count` jobs: the maps that values make up, with what `mix` adds if it is not NULL:
+ * scatter and synthesis. `offsets` is for (bins, blocks of LANES lanes). */
 EXPORTED void passband_unpack(const job *jobs, index_t count, const axis *rows,
                               const axis *columns, index_t threads) {
     transform *all = transforms_of(jobs, count, rows, columns, NULL, scatter_block);
@@ -61,7 +61,8 @@ EXPORTED void passband_unpack(const job *jobs, index_t count, const axis *rows,
     free(all);
 }
 
-/* Of each of `count` jobs: the values of maps that the bits name: analysis and gather. */
+/* Of each of `count` jobs: the values of maps that the bits name: analysis and gather. With units
+ * they are 8-bit ones, and the units are made too. */
 EXPORTED void passband_pick(const job *jobs, index_t count, const axis *rows,
                             const axis *columns, index_t threads) {
     transform *all = transforms_of(jobs, count, rows, columns, gather_block, NULL);
