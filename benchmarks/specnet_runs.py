@@ -73,6 +73,8 @@ def accuracy(folders: list[Path], known: list[dict[str, Any]]) -> list[dict[str,
             "seed": config["seed"],
             "test_samples": result["test_samples"],
             "parameters": result["parameters"],
+            "lost": 0.0,  # the columns' order; beside a twin these two have their values
+            "kept": 1.0,
         }
         rows[tuple(row[name] for name in TRAINING)] = row | provenance()
     twins = {_kind(row): row for row in rows.values() if row["method"] in TWINS}
