@@ -41,32 +41,34 @@ static void gather_block(const void *other, index_t lane, index_t count, float *
                      j->offsets[bin * blocks(j) + lane / BLOCK], 1);
 }
 
-static transform *transforms_of(const job *jobs, index_t count, const axis *rows,
-                                const axis *columns, of_block drain, of_block fill) {
+/* Run transforms that are as `one` of the maps of each job, whose values are counted before. */
+static void run(void (*direction)(const transform *, index_t, index_t), transform one,
+                const job *jobs, index_t count, index_t threads) {
     transform *all = malloc((size_t)count * sizeof(transform));
     if (!all) abort();
-    for (index_t i = 0; i < count; i++)
-        all[i] = (transform){&jobs[i].maps, jobs[i].lanes, rows, columns,
-                             .drain = drain, .fill = fill, .other = jobs + i};
-    return all;
+    for (index_t i = 0; i < count; i++) {
+        all[i] = one;
+        all[i].maps = &jobs[i].maps;
+        all[i].planes = jobs[i].lanes;
+        all[i].other = jobs + i;
+    }
+    in_parallel(count_blocks, jobs, count, threads);
+    direction(all, count, threads);
+    free(all);
 }
 
 /* Of each of `count` jobs: the maps that values make up, with what `mix` adds if it is not NULL:
  * scatter and synthesis. `offsets` is for (bins, blocks of LANES lanes). */
 EXPORTED void passband_unpack(const job *jobs, index_t count, const axis *rows,
                               const axis *columns, index_t threads) {
-    transform *all = transforms_of(jobs, count, rows, columns, NULL, scatter_block);
-    in_parallel(count_blocks, jobs, count, threads);
-    synthesize(all, count, threads);
-    free(all);
+    const transform one = {.rows = rows, .columns = columns, .fill = scatter_block};
+    run(synthesize, one, jobs, count, threads);
 }
 
 /* Of each of `count` jobs: the values of maps that the bits name: analysis and gather. With units
  * they are 8-bit ones, and the units are made too. */
 EXPORTED void passband_pick(const job *jobs, index_t count, const axis *rows,
                             const axis *columns, index_t threads) {
-    transform *all = transforms_of(jobs, count, rows, columns, gather_block, NULL);
-    in_parallel(count_blocks, jobs, count, threads);
-    analyze(all, count, threads);
-    free(all);
+    const transform one = {.rows = rows, .columns = columns, .drain = gather_block};
+    run(analyze, one, jobs, count, threads);
 }
