@@ -17,7 +17,7 @@ from passband.ops.spectral.on_map import MAP_ACTIVATIONS
 from passband.ops.spectral.pointwise import DFT_NORMS
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import Source, StoredSpectrum, run_stage, store
-from passband.ops.tracing import STORES, is_transformed, run_uncompiled
+from passband.ops.tracing import STORES, is_transformed, run_uncompiled, spatial_size
 from passband.spectrum.band import check_band_arguments
 
 
@@ -169,9 +169,10 @@ class _SpectralConv(nn.modules.conv._ConvNd):
     def _stage(self, input: Tensor | SpectralMap) -> SpectralStage:
         if isinstance(input, SpectralMap):
             forms, channels = zip(*((p.form, p.channels) for p in input.pieces), strict=True)
+            size = input.shape[2:]
         else:
-            forms, channels = (None,), (input.shape[1],)
-        return SpectralStage(self, forms, channels, tuple(input.shape[2:]))
+            forms, channels, size = (None,), (int(input.shape[1]),), spatial_size(input)
+        return SpectralStage(self, forms, channels, size)
 
     def stage_parameters(self) -> list[Tensor | None]:
         """All tensors that the stage uses: filters, bias, scale, and batch norm's.

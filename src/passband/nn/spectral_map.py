@@ -12,7 +12,7 @@ from passband.ops.spectral.frame import Frame
 from passband.ops.spectral.on_map import OnMap
 from passband.ops.spectral.sources import StageOptions
 from passband.ops.spectral.stage import StoredSpectrum, run_to_dense
-from passband.ops.tracing import STORES, is_evaluated_eagerly, run_uncompiled
+from passband.ops.tracing import STORES, is_evaluated_eagerly, run_uncompiled, spatial_size
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class SpectralMap:
             raise TypeError(f"maps are {maps.dtype}, allowed are real floating types")
         if maps.dim() < 3:
             raise ValueError(f"maps have shape {tuple(maps.shape)}, allowed is (B, C, n1, ..)")
-        frame = Frame.of(maps.shape[2:], compression=compression)
+        frame = Frame.of(spatial_size(maps), compression=compression)
         return cls.dense(frame, frame.from_map(maps))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What torch.compile, torch.func and forward-mode differentiation make of our functions."""
+"""What torch.compile, torch.func, torch.jit and forward mode make of our functions."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -55,18 +55,18 @@ def run_uncompiled(reason: str) -> Callable[[FunctionT], FunctionT]:
 
 
 def is_transformed() -> bool:
-    """Whether torch.func, forward-mode differentiation or an export is at work.
+    """Whether torch.func, forward-mode differentiation, an export or torch.jit.trace is at work.
 
     They need torch's own operators. Of one made by torch.library, torch.func.grad says that it
-    cannot be differentiated, forward mode takes its derivative for zero, and an exported program
-    that holds it runs nowhere but beside this package.
+    cannot be differentiated, forward mode takes its derivative for zero, and an exported or traced
+    program that holds it runs nowhere but beside this package.
 
     Examples:
         >>> is_transformed()
         False
     """
     exported = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
-    return exported or _is_within_torch_func()
+    return exported or _is_within_torch_func_or_trace()
 
 
 def is_evaluated_eagerly(*tensors: torch.Tensor | None) -> bool:
@@ -83,11 +83,24 @@ def is_evaluated_eagerly(*tensors: torch.Tensor | None) -> bool:
         torch.compiler.is_compiling()
         or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
         or torch._C._len_torch_dispatch_stack()
-        or torch._C._get_tracing_state() is not None
         or is_transformed()
     )
 
 
+def spatial_size(maps: torch.Tensor) -> tuple[int, ...]:
+    """Points per axis of maps (B, C, n1, ..), in plain numbers: torch.jit.trace has tensors there.
+
+    Examples:
+        >>> spatial_size(torch.ones(2, 3, 8, 6))
+        (8, 6)
+    """
+    return tuple(int(n) for n in maps.shape[2:])
+
+
 @run_as_constant
-def _is_within_torch_func() -> bool:
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+def _is_within_torch_func_or_trace() -> bool:
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )

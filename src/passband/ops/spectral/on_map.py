@@ -10,7 +10,7 @@ from torch import Tensor
 from passband.ops.conv_block.pooling import Pool
 from passband.ops.conv_block.single import max_pool
 from passband.ops.spectral.resample import low_pass_and_sample
-from passband.ops.tracing import is_evaluated_eagerly
+from passband.ops.tracing import is_evaluated_eagerly, spatial_size
 
 MAP_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
@@ -70,7 +70,7 @@ class OnMap:
     def _pooled(self, maps: Tensor) -> Tensor:
         if max(self.pool) == 1:
             return maps
-        size = self.size(tuple(maps.shape[2:]))
+        size = self.size(spatial_size(maps))
         if self.pool_mode == "max":
             return self._maxima(maps)
         if self.pool_mode == "average":

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from passband.ops.spectral.frame import Frame
 from passband.ops.spectral.linear_map import linear_map
+from passband.ops.tracing import spatial_size
 from passband.spectrum.band import Band, is_self_conjugate
 from passband.spectrum.constants import cached_constant
 from passband.spectrum.dft import Gather, fourier_basis, sparse_rows, transform
@@ -86,7 +87,7 @@ def low_pass_and_sample(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     """
     matrices: list[Tensor | None] = [
         None if n == m else _sampling(n, m, maps.dtype, maps.device)
-        for n, m in zip(maps.shape[2:], size, strict=True)
+        for n, m in zip(spatial_size(maps), size, strict=True)
     ]
     return transform(maps, matrices, 2)
 
