@@ -67,11 +67,10 @@ def _key(row: Row) -> Key:
 
 
 def _reached(rows: list[Row], network: str) -> dict[Key, Row]:
-    """A network's trainings, of each mode the longest on the most images; means over seeds."""
+    """A network's longest trainings on the most images; means over seeds."""
     own = over_seeds([row for row in rows if row["network"] == network])
-    most = max((float(row["train_samples"]) for row in own), default=0)
-    longest = sorted((row for row in own if float(row["train_samples"]) == most), key=budget)
-    return {_key(row): row for row in longest}
+    longest = max((budget(row) for row in own), default=())
+    return {_key(row): row for row in own if budget(row) == longest}
 
 
 def _cells(memory: Row, accuracy: Row | None) -> list[str]:
