@@ -1,7 +1,6 @@
 """Constant tensors that are built once and kept: the matrices of the transforms."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar, cast
 
@@ -10,6 +9,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_TRACER = torch._C.DispatchKeySet(torch._C._dispatch_key_parse("Tracer"))
+"""By which torch.jit.trace records."""
 
 
 def cached_constant(build: Callable[P, R]) -> Callable[P, R]:
@@ -31,21 +33,10 @@ def cached_constant(build: Callable[P, R]) -> Callable[P, R]:
         with (
             torch._C._DisableFuncTorch(),
             _disable_current_modes(),
-            _untraced(),
+            torch._C._ExcludeDispatchKeyGuard(_TRACER),
             torch.inference_mode(False),
             torch.device("cpu"),
         ):
             return build(*args, **kwargs)
 
     return cast(Callable[P, R], wraps(build)(lru_cache(maxsize=512)(build_plainly)))
-
-
-@contextmanager
-def _untraced() -> Iterator[None]:
-    """Within it torch.jit.trace records nothing."""
-    state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
